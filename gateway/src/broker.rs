@@ -1,0 +1,85 @@
+//! Brokers: where events come from and go to. One trait, a file (or folder) each.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use protocol::{EventId, RoomName};
+
+use crate::hub::Upstream;
+
+pub mod memory;
+pub mod redis;
+
+/// An event to publish; checked by the caller with `protocol::event::check`.
+#[derive(Debug, Clone, Default)]
+pub struct NewEvent {
+    /// Empty for an unnamed event.
+    pub name: Bytes,
+    /// UTF-8.
+    pub data: Bytes,
+    /// A repeat within the broker's window returns the first id and stores nothing.
+    pub idempotency_key: Option<String>,
+    /// Deliver now, store nothing, give no id.
+    pub ephemeral: bool,
+    /// W3C trace context, kept with the event as an extension field.
+    pub traceparent: Option<String>,
+}
+
+/// What became of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// `None` for an ephemeral event.
+    pub id: Option<EventId>,
+    /// The idempotency key was seen before; `id` is the first one's.
+    pub repeat: bool,
+}
+
+/// Whose fault a failed publish or read is, and whether to retry.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BrokerError {
+    /// The broker does not answer: retry later, with the same idempotency key.
+    #[error("the broker is away: {0}")]
+    Away(String),
+    /// The event or the room is at fault: do not retry.
+    #[error("{0}")]
+    Refused(String),
+    /// The key holds something that is not a stream.
+    #[error("the key of this room holds another type, not a stream: rename or delete it")]
+    WrongType,
+}
+
+/// What the broker knows of one room.
+#[derive(Debug, Clone, Default)]
+pub struct RoomInfo {
+    /// Nodes subscribed to the room's channel.
+    pub nodes: u64,
+    /// Entries kept.
+    pub length: u64,
+    /// Last generated id.
+    pub last_id: Option<EventId>,
+    /// Oldest kept id.
+    pub oldest_id: Option<EventId>,
+    /// Entries that this node skipped in this room, by reason (since it subscribed).
+    pub skipped: Vec<(String, u64)>,
+}
+
+/// Whether the broker works, for readiness.
+#[derive(Debug, Clone, Default)]
+pub struct BrokerStatus {
+    /// Events flow now.
+    pub live: bool,
+    /// Events flowed at least once since the start.
+    pub was_live: bool,
+    /// One sentence each: what is wrong or degraded now.
+    pub reasons: Vec<String>,
+}
+
+/// A broker: everything the gateway needs behind one trait. Subscribing and history come with
+/// [`Upstream`].
+pub trait Broker: Upstream {
+    /// Stores and delivers, or delivers only.
+    fn publish(&self, room: RoomName, event: NewEvent) -> BoxFuture<'static, Result<Published, BrokerError>>;
+    /// What is known of a room.
+    fn room_info(&self, room: RoomName) -> BoxFuture<'static, Result<RoomInfo, BrokerError>>;
+    /// For readiness; cheap, from memory.
+    fn status(&self) -> BrokerStatus;
+}

@@ -1,0 +1,16 @@
+//! What every sse-gateway program agrees on: room names, event ids, events and their limits,
+//! Redis key and channel names, the bytes on a channel, the publish function, and event-stream
+//! bytes in both directions. Knows neither tokio nor a Redis client.
+
+pub mod envelope;
+pub mod event;
+pub mod event_id;
+pub mod keys;
+pub mod publish;
+pub mod room;
+pub mod sse;
+
+pub use event::{Event, EventError};
+pub use event_id::EventId;
+pub use keys::Keys;
+pub use room::{RoomName, RoomNameError};

@@ -1,0 +1,151 @@
+//! The command line: flags, subcommands, help and exit codes.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::LogFormat;
+
+/// Exit code for a command line or configuration that cannot be used (`EX_USAGE`).
+pub const EXIT_USAGE: u8 = 64;
+/// Exit code for a failure while running, such as a port in use.
+pub const EXIT_FAILURE: u8 = 1;
+
+const AFTER_HELP: &str = "\
+Examples:
+  Try it: no Redis, a demo page at http://127.0.0.1:8080/
+    sse-gateway
+  Two nodes that share a Redis
+    sse-gateway --redis redis://127.0.0.1:6379 --listen 127.0.0.1:8081
+    sse-gateway --redis redis://127.0.0.1:6379 --listen 127.0.0.1:8082
+  Watch a room, and publish to it
+    curl -N http://127.0.0.1:8080/rooms/demo/events
+    curl -d '{\"event\":\"chat\",\"data\":\"hi\"}' http://127.0.0.1:8080/rooms/demo/events
+  See every setting with its value
+    sse-gateway print-config
+
+Every setting can also stand in a TOML file (--config) or in the environment: redis.url is
+SSE_REDIS__URL. A flag wins over the environment, the environment over the file.
+
+Exit codes:
+  0   stopped in order, by SIGTERM or SIGINT
+  1   failed while running, such as a port in use
+  64  the command line or the configuration cannot be used";
+
+/// Holds browser EventSource streams, grouped by room, and feeds them from Redis.
+#[derive(Debug, Clone, Default, Parser)]
+#[command(name = "sse-gateway", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// TOML file with settings; an unknown key in it is an error
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Address and port for clients [default: 127.0.0.1:8080]
+    #[arg(long, global = true, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Address and port for /metrics, /livez and /readyz [default: as --listen, port + 1000]
+    #[arg(long, global = true, value_name = "ADDR")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Redis to share with other nodes, such as redis://127.0.0.1:6379 [default: none]
+    ///
+    /// Without it, events live in this process only. A password on a command line can be read by
+    /// every user of the machine: SSE_REDIS__URL is a better place.
+    #[arg(long, global = true, value_name = "URL")]
+    pub redis: Option<String>,
+    /// Name of this node, shown to clients [default: host name and process id]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Worker threads [default: one for each core]
+    #[arg(long, global = true, value_name = "N")]
+    pub shards: Option<usize>,
+    /// Serve every path below this one, such as /live [default: none]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub path_prefix: Option<String>,
+    /// Key that may publish over HTTP, as `Authorization: Bearer KEY`; may be repeated
+    #[arg(long, global = true, value_name = "KEY")]
+    pub publish_key: Vec<String>,
+    /// Development mode wherever it listens: anyone may publish, demo page at /
+    ///
+    /// On by itself on a loopback address without Redis and without publish keys.
+    #[arg(long, global = true)]
+    pub dev: bool,
+    /// Level or filter: error, warn, info, debug, trace, or info,gateway::broker=debug
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub log: Option<String>,
+    /// How log lines look; auto is text on a terminal, JSON otherwise
+    #[arg(long, global = true, value_name = "FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What can be done instead of serving.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// Check the configuration and exit: 0 if it can be used, 64 if not
+    CheckConfig,
+    /// Print the whole configuration as TOML, with secrets hidden
+    PrintConfig,
+    /// Print a completion script
+    #[command(
+        after_help = "Example:\n  sse-gateway completions bash > ~/.local/share/bash-completion/completions/sse-gateway"
+    )]
+    Completions {
+        /// The shell to complete in
+        shell: Shell,
+    },
+}
+
+/// A command line that does not lead to a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// Help or the version was asked for: print it to standard output, exit code 0.
+    Shown(String),
+    /// It cannot be used: one sentence for standard error, exit code 64.
+    Usage(String),
+}
+
+impl Cli {
+    /// Reads a command line, the program's name included.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop`] says what to print and how to exit.
+    pub fn read<I>(args: I) -> Result<Self, Stop>
+    where
+        I: IntoIterator,
+        I::Item: Into<OsString> + Clone,
+    {
+        Self::try_parse_from(args).map_err(|error| {
+            if error.use_stderr() {
+                Stop::Usage(sentence(&error.to_string()))
+            } else {
+                Stop::Shown(error.render().ansi().to_string())
+            }
+        })
+    }
+}
+
+/// clap explains in paragraphs; scripts and logs want one sentence.
+fn sentence(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let parts: Vec<&str> = text
+        .split("\n\n")
+        .filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more information"))
+        .collect();
+    let joined = parts.join("; ");
+    let words: Vec<&str> = joined.split_whitespace().collect();
+    format!("{} (see sse-gateway --help)", words.join(" "))
+}
+
+/// A completion script for a shell.
+#[must_use]
+pub fn completions(shell: Shell) -> String {
+    let mut script = Vec::new();
+    let mut command = <Cli as clap::CommandFactory>::command();
+    clap_complete::generate(shell, &mut command, "sse-gateway", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
+}

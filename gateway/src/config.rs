@@ -1,0 +1,289 @@
+//! Configuration: one struct for each subsystem. What each setting means is written in
+//! `config/defaults.toml`, which is compiled in and is the lowest layer; above it lie a file, the
+//! environment and flags.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+mod load;
+mod print;
+mod validate;
+mod values;
+
+pub use load::{Loaded, defaults, load};
+pub use print::print;
+pub use validate::validate;
+
+/// The commented defaults: the documentation of every setting.
+pub const DEFAULTS: &str = include_str!("config/defaults.toml");
+
+/// Why a configuration cannot be used. Each message is one sentence; the exit code is 64.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {file}: {reason}")]
+    Unreadable {
+        /// Its path.
+        file: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The file is not TOML.
+    #[error("{file} is not valid TOML: {reason}")]
+    Syntax {
+        /// Its path.
+        file: String,
+        /// Where and what.
+        reason: String,
+    },
+    /// The file has a key that is none of ours.
+    #[error("unknown key `{key}` in {file}{hint}")]
+    UnknownKey {
+        /// Its path.
+        file: String,
+        /// With its table, such as `redis.ulr`.
+        key: String,
+        /// A near key to try, or nothing.
+        hint: String,
+    },
+    /// A value has the wrong type or shape.
+    #[error("{0}")]
+    Value(String),
+    /// Values that do not go together, or are out of range.
+    #[error("{0}")]
+    Rule(String),
+}
+
+/// Everything that can be set.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Name of this node; never empty once loaded.
+    pub node: String,
+    /// Address for clients.
+    #[serde(with = "values::address")]
+    pub listen: SocketAddr,
+    /// Worker threads; 0 is one for each core. See [`Config::shard_count`].
+    pub shards: usize,
+    /// Development mode; `None` decides by the rest. See [`Config::dev_mode`].
+    #[serde(with = "values::switch")]
+    pub dev: Option<bool>,
+    /// The operators' listener.
+    pub admin: Admin,
+    /// The clients' listener.
+    pub http: Http,
+    /// Logs.
+    pub log: Log,
+    /// The link to Redis.
+    pub redis: Redis,
+    /// Who may publish, and what.
+    pub publish: Publish,
+    /// What is kept of a room.
+    pub retention: Retention,
+    /// Open streams.
+    pub stream: Stream,
+    /// The orderly stop.
+    pub drain: Drain,
+}
+
+/// `[admin]`: metrics and health.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Its address; see [`Config::admin_addr`].
+    #[serde(with = "values::optional_address")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[http]`: the clients' listener.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// Empty, or begins with a slash and does not end with one.
+    pub path_prefix: String,
+    /// Other origins that may use the gateway, as browsers write them.
+    #[serde(deserialize_with = "values::list")]
+    pub allowed_origins: Vec<String>,
+    /// Time for a whole request head.
+    #[serde(with = "values::duration")]
+    pub head_timeout: Duration,
+    /// Size of a request head.
+    pub max_head_bytes: usize,
+    /// End streams without the final chunk.
+    pub unclean_close: bool,
+    /// Connections that may wait to be accepted.
+    pub backlog: u32,
+}
+
+/// `[log]`: what is logged, and how.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// A level or a filter.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Text,
+    /// For programs: one object per line.
+    Json,
+}
+
+/// `[redis]`: the link to Redis. `Debug` hides the password.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    /// Empty: no Redis, the memory broker. A secret, as it may hold a password.
+    pub url: String,
+    /// Before every key and channel.
+    pub prefix: String,
+    /// Connections for commands.
+    pub pool_size: usize,
+    /// Time for a connection to come up.
+    #[serde(with = "values::duration")]
+    pub connect_timeout: Duration,
+    /// Time for the answer to a command.
+    #[serde(with = "values::duration")]
+    pub response_timeout: Duration,
+    /// Pause between looks at the streams where there are no notifications.
+    #[serde(with = "values::duration")]
+    pub poll_interval: Duration,
+    /// Time in which every active room is verified once.
+    #[serde(with = "values::duration")]
+    pub verify_interval: Duration,
+    /// Pause between probe messages.
+    #[serde(with = "values::duration")]
+    pub probe_interval: Duration,
+    /// May the gateway turn keyspace notifications on?
+    pub set_notifications: bool,
+}
+
+/// `[publish]`: who may publish over HTTP, and what. `Debug` hides the keys.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Publish {
+    /// Keys that may publish in any room. Secrets.
+    #[serde(deserialize_with = "values::list")]
+    pub keys: Vec<String>,
+    /// Rooms in which anyone may publish.
+    #[serde(deserialize_with = "values::list")]
+    pub open_rooms: Vec<String>,
+    /// Largest data of an event.
+    pub max_bytes: usize,
+    /// How long a repeat is known as one.
+    #[serde(with = "values::duration")]
+    pub idempotency_window: Duration,
+}
+
+/// `[retention]`: what is kept of a room. Zero is no limit.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// Events, about.
+    pub max_len: u64,
+    /// Age of an event.
+    #[serde(with = "values::duration")]
+    pub max_age: Duration,
+    /// Idle time of a room.
+    #[serde(with = "values::duration")]
+    pub expire: Duration,
+}
+
+/// `[stream]`: open streams.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stream {
+    /// Silence after which a comment is sent.
+    #[serde(with = "values::duration")]
+    pub heartbeat: Duration,
+    /// Least delay before a client comes back.
+    #[serde(with = "values::duration")]
+    pub retry: Duration,
+    /// Drawn for each connection and added to `retry`.
+    #[serde(with = "values::duration")]
+    pub retry_jitter: Duration,
+    /// Bytes of a room log.
+    pub log_bytes: usize,
+    /// Events of a room log.
+    pub log_entries: usize,
+    /// Bytes of all room logs of the node.
+    pub log_memory: usize,
+    /// Time without progress after which a subscriber is closed.
+    #[serde(with = "values::duration")]
+    pub lag_timeout: Duration,
+    /// Bytes behind after which a subscriber is closed.
+    pub max_lag_bytes: usize,
+    /// Events per read of a stream.
+    pub history_page: usize,
+    /// `SO_SNDBUF` of a stream's socket.
+    pub send_buffer: usize,
+}
+
+/// `[drain]`: the orderly stop.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// Unready for this long before anything closes.
+    #[serde(with = "values::duration")]
+    pub delay: Duration,
+    /// Streams are closed over this time.
+    #[serde(with = "values::duration")]
+    pub spread: Duration,
+    /// The limit over all of it.
+    #[serde(with = "values::duration")]
+    pub grace: Duration,
+    /// Unready whenever Redis is away, not only before it was reached.
+    pub readiness_strict: bool,
+}
+
+impl Config {
+    /// Whether anyone may publish and the demo page is served. Which broker is used is another
+    /// question: that depends on `redis.url` alone.
+    #[must_use]
+    pub fn dev_mode(&self) -> bool {
+        self.dev.unwrap_or_else(|| {
+            self.redis.url.is_empty() && self.listen.ip().is_loopback() && !self.publish.has_rules()
+        })
+    }
+
+    /// Where metrics and health are served: as set, or the clients' address with port + 1000. Port
+    /// 0 stays 0: any free port.
+    #[must_use]
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.listen.unwrap_or_else(|| {
+            let port = match self.listen.port() {
+                0 => 0,
+                // Validation refuses ports without room above them.
+                port => port.saturating_add(1000),
+            };
+            SocketAddr::new(self.listen.ip(), port)
+        })
+    }
+
+    /// How many worker threads to start: at least one.
+    #[must_use]
+    pub fn shard_count(&self) -> usize {
+        match self.shards {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            shards => shards,
+        }
+    }
+}
+
+impl Publish {
+    /// Whether anyone is named who may publish over HTTP.
+    #[must_use]
+    pub fn has_rules(&self) -> bool {
+        !self.keys.is_empty() || !self.open_rooms.is_empty()
+    }
+}

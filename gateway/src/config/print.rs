@@ -1,0 +1,57 @@
+//! What `print-config` shows, and how secrets are kept out of it and out of `Debug`.
+
+use std::fmt;
+
+use super::{Config, Publish, Redis};
+
+/// Stands for a secret.
+const HIDDEN: &str = "***";
+
+/// The whole configuration as TOML, with secrets hidden.
+#[must_use]
+pub fn print(config: &Config) -> String {
+    let mut shown = config.clone();
+    shown.redis.url = hide_password(&shown.redis.url);
+    for key in &mut shown.publish.keys {
+        HIDDEN.clone_into(key);
+    }
+    toml::to_string(&shown).unwrap_or_else(|error| format!("# cannot be printed: {error}\n"))
+}
+
+/// The URL without its password, and without anything if it cannot be understood.
+pub(super) fn hide_password(text: &str) -> String {
+    if text.is_empty() {
+        return String::new();
+    }
+    let Ok(mut url) = url::Url::parse(text) else {
+        return HIDDEN.to_owned();
+    };
+    if url.password().is_some() && url.set_password(Some(HIDDEN)).is_err() {
+        return HIDDEN.to_owned();
+    }
+    // redis+unix:// URLs carry the password in the query.
+    if url.query_pairs().any(|(name, _)| name.starts_with("pass")) {
+        url.set_query(Some(HIDDEN));
+    }
+    url.into()
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Redis")
+            .field("url", &hide_password(&self.url))
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publish")
+            .field("keys", &self.keys.len())
+            .field("open_rooms", &self.open_rooms)
+            .field("max_bytes", &self.max_bytes)
+            .field("idempotency_window", &self.idempotency_window)
+            .finish()
+    }
+}

@@ -1,0 +1,288 @@
+//! The rules that types cannot express: ranges, shapes, and settings that do not go together.
+
+use std::time::Duration;
+
+use protocol::RoomName;
+use redis::IntoConnectionInfo;
+
+use super::values::format_duration;
+use super::{Config, ConfigError};
+
+/// Checks a whole configuration. What is risky but allowed comes back as warnings, one sentence
+/// each.
+///
+/// # Errors
+///
+/// The first rule that is broken.
+pub fn validate(config: &Config) -> Result<Vec<String>, ConfigError> {
+    names(config)?;
+    addresses(config)?;
+    origins(config)?;
+    link(config)?;
+    crate::telemetry::filter(&config.log.level)
+        .map_err(|error| ConfigError::Rule(format!("log.level: {error}")))?;
+    sizes(config)?;
+    times(config)?;
+    access(config)
+}
+
+fn rule(holds: bool, sentence: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(ConfigError::Rule(sentence()))
+    }
+}
+
+fn names(config: &Config) -> Result<(), ConfigError> {
+    let node = &config.node;
+    let letters = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
+    rule(
+        (1..=128).contains(&node.len()) && node.bytes().all(letters),
+        || format!("node `{node}` is not 1 to 128 ASCII letters, digits and . _ -"),
+    )?;
+    let prefix = &config.redis.prefix;
+    // Braces would move a room's keys to different slots; the rest are marks of patterns.
+    let plain = |c: u8| c.is_ascii_graphic() && !b"{}*?[]\\\"'".contains(&c);
+    rule(
+        (1..=64).contains(&prefix.len()) && prefix.bytes().all(plain),
+        || {
+            format!(
+                "redis.prefix `{prefix}` is not 1 to 64 printable ASCII letters without {{ }} * ? [ ] \\ and quotes"
+            )
+        },
+    )?;
+    for room in &config.publish.open_rooms {
+        rule(RoomName::parse(room).is_ok(), || {
+            format!("publish.open_rooms names `{room}`, which is not a room name")
+        })?;
+    }
+    for key in &config.publish.keys {
+        rule(
+            !key.is_empty() && key.bytes().all(|c| c.is_ascii_graphic()),
+            || {
+                "publish.keys has a key that is empty, or not printable ASCII without blanks"
+                    .to_owned()
+            },
+        )?;
+    }
+    let path = &config.http.path_prefix;
+    let segment = |part: &str| {
+        !matches!(part, "" | "." | "..")
+            && part
+                .bytes()
+                .all(|c| c.is_ascii_alphanumeric() || b"._~-".contains(&c))
+    };
+    let shape = path.is_empty()
+        || path
+            .strip_prefix('/')
+            .is_some_and(|rest| rest.split('/').all(segment));
+    rule(shape, || {
+        format!(
+            "http.path_prefix `{path}` is not a path such as /live: a slash first, none at the end, \
+             and letters, digits and . _ ~ - between"
+        )
+    })
+}
+
+fn addresses(config: &Config) -> Result<(), ConfigError> {
+    let port = config.listen.port();
+    rule(
+        config.admin.listen.is_some() || port <= u16::MAX - 1000,
+        || {
+            format!(
+                "listen has port {port}, which leaves no room for the admin port (+ 1000): set admin.listen"
+            )
+        },
+    )?;
+    rule(port == 0 || config.admin_addr() != config.listen, || {
+        format!(
+            "listen and admin.listen are both {}: the admin listener needs an address of its own",
+            config.listen
+        )
+    })
+}
+
+fn origins(config: &Config) -> Result<(), ConfigError> {
+    for origin in &config.http.allowed_origins {
+        let written = url::Url::parse(origin)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https"))
+            .map(|url| url.origin().ascii_serialization());
+        rule(written.as_ref() == Some(origin), || {
+            let hint = written
+                .map(|written| format!(": write `{written}`"))
+                .unwrap_or_default();
+            format!(
+                "http.allowed_origins names `{origin}`, which is not an origin such as https://example.com{hint}"
+            )
+        })?;
+    }
+    Ok(())
+}
+
+fn link(config: &Config) -> Result<(), ConfigError> {
+    let url = config.redis.url.as_str();
+    if url.is_empty() {
+        return Ok(());
+    }
+    url.into_connection_info().map(drop).map_err(|error| {
+        let shown = super::print::hide_password(url);
+        let detail = error
+            .detail()
+            .map(|detail| format!(" ({detail})"))
+            .unwrap_or_default();
+        ConfigError::Rule(format!(
+            "redis.url `{shown}` is not a URL such as redis://127.0.0.1:6379/0{detail}"
+        ))
+    })
+}
+
+fn sizes(config: &Config) -> Result<(), ConfigError> {
+    let (stream, http) = (&config.stream, &config.http);
+    let ranges = [
+        ("shards", config.shards, 0, 1024),
+        ("http.max_head_bytes", http.max_head_bytes, 8192, 1 << 20),
+        ("http.backlog", http.backlog as usize, 1, i32::MAX as usize),
+        ("redis.pool_size", config.redis.pool_size, 1, 1024),
+        ("publish.max_bytes", config.publish.max_bytes, 1, 64 << 20),
+        ("stream.log_entries", stream.log_entries, 1, 1 << 24),
+        ("stream.max_lag_bytes", stream.max_lag_bytes, 1, usize::MAX),
+        ("stream.history_page", stream.history_page, 1, 10_000),
+        ("stream.send_buffer", stream.send_buffer, 4096, 1 << 30),
+    ];
+    for (key, value, least, most) in ranges {
+        rule((least..=most).contains(&value), || {
+            format!("{key} is {value}, not {least} to {most}")
+        })?;
+    }
+    rule(stream.log_bytes >= config.publish.max_bytes, || {
+        format!(
+            "stream.log_bytes ({}) is less than publish.max_bytes ({}): a room log must hold the largest event",
+            stream.log_bytes, config.publish.max_bytes
+        )
+    })?;
+    rule(stream.log_memory >= stream.log_bytes, || {
+        format!(
+            "stream.log_memory ({}) is less than stream.log_bytes ({}): it must hold the log of one room",
+            stream.log_memory, stream.log_bytes
+        )
+    })
+}
+
+fn times(config: &Config) -> Result<(), ConfigError> {
+    let (ms, s, hour, year) = (
+        Duration::from_millis(1),
+        Duration::from_secs(1),
+        Duration::from_secs(3_600),
+        Duration::from_secs(366 * 86_400),
+    );
+    let (redis, stream, drain) = (&config.redis, &config.stream, &config.drain);
+    let ranges = [
+        (
+            "http.head_timeout",
+            config.http.head_timeout,
+            100 * ms,
+            hour,
+        ),
+        (
+            "redis.connect_timeout",
+            redis.connect_timeout,
+            10 * ms,
+            hour,
+        ),
+        (
+            "redis.response_timeout",
+            redis.response_timeout,
+            10 * ms,
+            hour,
+        ),
+        ("redis.poll_interval", redis.poll_interval, 10 * ms, hour),
+        (
+            "redis.verify_interval",
+            redis.verify_interval,
+            100 * ms,
+            hour,
+        ),
+        ("redis.probe_interval", redis.probe_interval, 10 * ms, hour),
+        (
+            "publish.idempotency_window",
+            config.publish.idempotency_window,
+            s,
+            year,
+        ),
+        ("stream.heartbeat", stream.heartbeat, s, 60 * s),
+        ("stream.retry", stream.retry, Duration::ZERO, hour),
+        (
+            "stream.retry_jitter",
+            stream.retry_jitter,
+            Duration::ZERO,
+            hour,
+        ),
+        ("stream.lag_timeout", stream.lag_timeout, 100 * ms, hour),
+        ("drain.grace", drain.grace, Duration::ZERO, hour),
+    ];
+    for (key, value, least, most) in ranges {
+        rule((least..=most).contains(&value), || {
+            let [value, least, most] = [value, least, most].map(format_duration);
+            format!("{key} is {value}, not {least} to {most}")
+        })?;
+    }
+    // Redis takes these in seconds: anything less would be no limit at all.
+    let (max_age, expire) = (config.retention.max_age, config.retention.expire);
+    for (key, value) in [("retention.max_age", max_age), ("retention.expire", expire)] {
+        rule(value.is_zero() || value >= s, || {
+            format!(
+                "{key} is {}, less than a second (0s is no limit)",
+                format_duration(value)
+            )
+        })?;
+    }
+    rule(drain.delay + drain.spread <= drain.grace, || {
+        format!(
+            "drain.delay ({}) and drain.spread ({}) do not fit into drain.grace ({})",
+            format_duration(drain.delay),
+            format_duration(drain.spread),
+            format_duration(drain.grace)
+        )
+    })
+}
+
+/// Who may publish, and what that means for an address that others reach.
+fn access(config: &Config) -> Result<Vec<String>, ConfigError> {
+    let (listen, publish) = (config.listen, &config.publish);
+    let alone = config.redis.url.is_empty();
+    let reachable = !listen.ip().is_loopback();
+    rule(
+        !(alone && reachable && config.dev.is_none() && !publish.has_rules()),
+        || {
+            format!(
+                "listen is {listen}, which others can reach, and there is neither a redis.url nor a publish key: \
+             give --redis URL, or --dev to let anyone publish to this process"
+            )
+        },
+    )?;
+    let mut warnings = Vec::new();
+    let dev = config.dev_mode();
+    if dev && reachable {
+        warnings.push(format!(
+            "development mode on {listen}: anyone who can reach it may publish"
+        ));
+    }
+    if dev && publish.has_rules() {
+        warnings.push(
+            "development mode: publish.keys and publish.open_rooms are not looked at".to_owned(),
+        );
+    }
+    if !dev && alone {
+        warnings.push(
+            "there is no redis.url: events live in this process only, and are gone when it ends"
+                .to_owned(),
+        );
+    }
+    let retention = &config.retention;
+    if retention.max_len == 0 && retention.max_age.is_zero() && retention.expire.is_zero() {
+        warnings.push("[retention] sets no limit at all: rooms only ever grow".to_owned());
+    }
+    Ok(warnings)
+}

@@ -1,0 +1,72 @@
+//! Logs: to standard error, as text for people or as JSON for programs.
+
+use std::io::{IsTerminal, stderr};
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::config::LogFormat;
+
+/// Why logging cannot start; one sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TelemetryError {
+    /// The filter cannot be read.
+    #[error(
+        "`{0}` is neither a level (error, warn, info, debug, trace, off) nor a filter such as info,gateway=debug"
+    )]
+    Filter(String),
+    /// Something else in this process logs already.
+    #[error("logging was started twice")]
+    Twice,
+}
+
+/// Starts logging for the whole process.
+///
+/// # Errors
+///
+/// A filter that cannot be read, or a second start.
+pub fn init(level: &str, format: LogFormat) -> Result<(), TelemetryError> {
+    let terminal = stderr().is_terminal();
+    let json = match format {
+        LogFormat::Auto => !terminal,
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter(level)?)
+        .with_writer(stderr);
+    let started = if json {
+        lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .try_init()
+    } else {
+        lines
+            .with_ansi(terminal && !no_color())
+            .with_target(false)
+            .try_init()
+    };
+    started.map_err(|_| TelemetryError::Twice)
+}
+
+/// <https://no-color.org>: any value but the empty one counts.
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+}
+
+/// Reads a level or a filter.
+///
+/// # Errors
+///
+/// It cannot be read, or it is a bare word that is no level: `EnvFilter` would take `--log inof`
+/// for the name of a module, and log nothing.
+pub fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
+    let wrong = || TelemetryError::Filter(level.to_owned());
+    let bare =
+        |part: &str| !part.contains(['=', '[', ':']) && part.trim().parse::<LevelFilter>().is_err();
+    if level.split(',').any(bare) {
+        return Err(wrong());
+    }
+    EnvFilter::builder().parse(level).map_err(|_| wrong())
+}

@@ -149,3 +149,66 @@ pub fn completions(shell: Shell) -> String {
     clap_complete::generate(shell, &mut command, "sse-gateway", &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(args: &[&str]) -> Result<Cli, Stop> {
+        Cli::read([&["sse-gateway"], args].concat())
+    }
+
+    #[test]
+    fn definition_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_may_stand_before_and_after_a_subcommand() {
+        for args in [
+            ["--node", "a", "check-config"],
+            ["check-config", "--node", "a"],
+        ] {
+            let cli = read(&args).unwrap();
+            assert_eq!(cli.node.as_deref(), Some("a"));
+            assert!(matches!(cli.command, Some(Command::CheckConfig)));
+        }
+    }
+
+    #[test]
+    fn usage_errors_are_one_sentence() {
+        for (args, part) in [
+            (&["--lisen", "x"][..], "--lisen"),
+            (&["--listen", "8080"], "invalid socket address"),
+            (&["--log-format", "xml"], "xml"),
+            (&["serve"], "serve"),
+            (&["--node"], "--node"),
+            (&["completions"], "SHELL"),
+        ] {
+            let Err(Stop::Usage(sentence)) = read(args) else {
+                panic!("{args:?} must be refused");
+            };
+            assert!(sentence.contains(part), "{sentence}");
+            assert!(
+                !sentence.contains('\n') && !sentence.starts_with("error"),
+                "{sentence}"
+            );
+            assert!(sentence.ends_with("(see sse-gateway --help)"), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn help_teaches_examples_and_exit_codes() {
+        let Err(Stop::Shown(help)) = read(&["--help"]) else {
+            panic!("help is shown");
+        };
+        for part in ["Examples:", "Exit codes:", "SSE_REDIS__URL", "print-config"] {
+            assert!(help.contains(part), "{part}");
+        }
+    }
+
+    #[test]
+    fn completions_name_the_flags() {
+        assert!(completions(Shell::Bash).contains("--path-prefix"));
+    }
+}

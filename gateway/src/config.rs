@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 mod load;
 mod print;
+#[cfg(test)]
+mod tests;
 mod validate;
 mod values;
 

@@ -63,10 +63,41 @@ fn no_color() -> bool {
 /// for the name of a module, and log nothing.
 pub fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
     let wrong = || TelemetryError::Filter(level.to_owned());
-    let bare =
-        |part: &str| !part.contains(['=', '[', ':']) && part.trim().parse::<LevelFilter>().is_err();
-    if level.split(',').any(bare) {
+    let sound = |part: &str| {
+        part.contains(['=', '[', ':']) || (!part.is_empty() && part.parse::<LevelFilter>().is_ok())
+    };
+    if !level.split(',').all(sound) {
         return Err(wrong());
     }
     EnvFilter::builder().parse(level).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_filters_are_read() {
+        for level in [
+            "info",
+            "DEBUG",
+            "off",
+            "warn,gateway::broker=debug",
+            "gateway[span]=trace",
+            "gateway::hub",
+        ] {
+            assert!(filter(level).is_ok(), "{level}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        for level in ["inof", "", "info,", "gateway=loud", "info debug"] {
+            assert_eq!(
+                filter(level).err(),
+                Some(TelemetryError::Filter(level.to_owned())),
+                "{level}"
+            );
+        }
+    }
 }

@@ -35,6 +35,8 @@ pub fn load(cli: &Cli, env: impl Iterator<Item = (String, String)>) -> Result<Lo
     if let Some(path) = &cli.config {
         check_file(path, &known)?;
         layers = layers.add_source(File::from(path.as_path()).format(FileFormat::Toml));
+        // Built once without what lies above, so that a bad value is known to be the file's.
+        build(layers.clone()).map_err(|error| name_file(&error, path))?;
     }
     let variables = environment(env, &known, &mut warnings);
     layers = layers.add_source(
@@ -114,7 +116,9 @@ fn known_keys() -> Vec<String> {
 fn leaves(table: &toml::Table, above: &str, keys: &mut Vec<String>) {
     for (name, value) in table {
         match value {
-            toml::Value::Table(inner) => leaves(inner, &format!("{above}{name}."), keys),
+            toml::Value::Table(inner) if !inner.is_empty() => {
+                leaves(inner, &format!("{above}{name}."), keys)
+            }
             _ => keys.push(format!("{above}{name}")),
         }
     }
@@ -136,7 +140,13 @@ fn check_file(path: &Path, known: &[String]) -> Result<(), ConfigError> {
     };
     let mut keys = Vec::new();
     leaves(&table, "", &mut keys);
-    match keys.into_iter().find(|key| !known.contains(key)) {
+    let is_table = |key: &str| {
+        known
+            .iter()
+            .any(|known| known.starts_with(&format!("{key}.")))
+    };
+    let unknown = |key: &String| !known.contains(key) && !is_table(key);
+    match keys.into_iter().find(unknown) {
         None => Ok(()),
         Some(key) => {
             let hint = nearest(&key, known)
@@ -144,6 +154,15 @@ fn check_file(path: &Path, known: &[String]) -> Result<(), ConfigError> {
                 .unwrap_or_default();
             Err(ConfigError::UnknownKey { file, key, hint })
         }
+    }
+}
+
+fn name_file(error: &ConfigError, path: &Path) -> ConfigError {
+    let (sentence, file) = (error.to_string(), path.display().to_string());
+    if sentence.contains(&file) {
+        ConfigError::Value(sentence)
+    } else {
+        ConfigError::Value(format!("{sentence} in {file}"))
     }
 }
 

@@ -26,6 +26,10 @@ pub(super) fn hide_password(text: &str) -> String {
     let Ok(mut url) = url::Url::parse(text) else {
         return HIDDEN.to_owned();
     };
+    // `ann:secret@localhost` passes for a URL of the scheme `ann`.
+    if url.cannot_be_a_base() {
+        return HIDDEN.to_owned();
+    }
     if url.password().is_some() && url.set_password(Some(HIDDEN)).is_err() {
         return HIDDEN.to_owned();
     }

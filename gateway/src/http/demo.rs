@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn nothing_is_inline_and_nothing_becomes_html() {
         let page = body("");
-        assert!(!page.contains("<style") && !page.contains("style=\"")));
+        assert!(!page.contains("<style") && !page.contains("style=\""));
         let handler = |word: &str| word.starts_with("on") && word.contains('=');
         assert!(!page.split_whitespace().any(handler));
         assert_eq!(

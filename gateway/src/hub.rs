@@ -7,6 +7,18 @@ use futures_util::future::BoxFuture;
 use protocol::{Event, EventId, RoomName};
 use tokio::sync::mpsc;
 
+mod log;
+mod node;
+mod resume;
+mod room;
+mod shard;
+mod state;
+mod subscriber;
+mod sweep;
+
+pub use node::{HubCounters, Node};
+pub use shard::{Shard, ShardHandle};
+
 /// Which worker thread of this node, from 0.
 pub type ShardId = usize;
 
@@ -138,7 +150,11 @@ pub trait Upstream: Send + Sync + 'static {
     /// This shard has no subscriber in `room` any more.
     fn unsubscribe(&self, shard: ShardId, room: &RoomName);
     /// Reads history. Equal queries that are under way at the same time share one read.
-    fn history(&self, room: RoomName, query: HistoryQuery) -> BoxFuture<'static, Result<Arc<History>, HistoryError>>;
+    fn history(
+        &self,
+        room: RoomName,
+        query: HistoryQuery,
+    ) -> BoxFuture<'static, Result<Arc<History>, HistoryError>>;
 }
 
 /// Why history could not be read.
@@ -155,3 +171,109 @@ pub enum HistoryError {
 /// The broker's ends of the channels to the shards, one per shard. Bounded: a broker that finds
 /// one full waits, and so stops reading from Redis.
 pub type Inlets = Vec<mpsc::Sender<Supply>>;
+
+/// Where a subscriber wants to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Position {
+    /// With the next event.
+    New,
+    /// This many events back (fewer where fewer are kept).
+    Recent(usize),
+    /// With the oldest kept event; never resets.
+    Earliest,
+    /// After this id. `0-0` is before the first event.
+    After(EventId),
+    /// The client presented something that is not an id.
+    Malformed(String),
+}
+
+/// How event-stream bytes travel on the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Each event is a chunk (HTTP/1.1).
+    Chunked,
+    /// Bare bytes that end with the connection (HTTP/1.0).
+    Identity,
+}
+
+/// A socket whose request has been read and whose stream the hub takes over.
+#[derive(Debug)]
+pub struct Subscription {
+    /// Non-blocking, registered nowhere.
+    pub socket: std::net::TcpStream,
+    /// The room.
+    pub room: RoomName,
+    /// Where to begin.
+    pub position: Position,
+    /// Of everything after `head`.
+    pub framing: Framing,
+    /// The response head and whatever goes before `stream.open`, already framed.
+    pub head: Vec<u8>,
+    /// Heartbeats are named events instead of comments.
+    pub heartbeat_events: bool,
+}
+
+/// An event that the gateway itself sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control<'a> {
+    /// First block of every stream. `id` is left out while the node is not live.
+    Open {
+        /// The room.
+        room: &'a RoomName,
+        /// Position to resume from.
+        id: Option<EventId>,
+        /// Whether the broker is there.
+        live: bool,
+    },
+    /// The node is live again.
+    Live {
+        /// For a client that has no position yet.
+        id: Option<EventId>,
+    },
+    /// Continuity cannot be proved.
+    Reset {
+        /// Why, what is gone and where it goes on.
+        reset: Reset,
+        /// What the client presented, for a single client.
+        presented: Option<&'a str>,
+    },
+    /// Last block before an unclean end.
+    Close {
+        /// One word: `drain`, `lagging`.
+        reason: &'static str,
+    },
+    /// A heartbeat for those who asked to see it.
+    Heartbeat,
+    /// The comment line `:`.
+    Comment,
+}
+
+/// Turns events into the bytes of a response. The hub stores the result and knows only ranges.
+pub trait Encoder: 'static {
+    /// Appends `event`, framed for HTTP/1.1, and returns the range of the bare bytes relative to
+    /// where it began to append.
+    fn event(&self, out: &mut Vec<u8>, event: &Event) -> std::ops::Range<usize>;
+    /// The same for a control event.
+    fn control(&self, out: &mut Vec<u8>, control: Control<'_>) -> std::ops::Range<usize>;
+}
+
+/// Limits of the hub; every shard has the same.
+#[derive(Debug, Clone)]
+pub struct HubConfig {
+    /// Time between heartbeats; jittered downwards by a tenth.
+    pub heartbeat: std::time::Duration,
+    /// Bytes of one room log.
+    pub log_bytes: usize,
+    /// Events in one room log.
+    pub log_entries: usize,
+    /// Bytes of all room logs of this shard.
+    pub log_memory: usize,
+    /// A blocked subscriber that is further behind than this is closed.
+    pub max_lag_bytes: u64,
+    /// A subscriber that accepts no byte for this long is closed.
+    pub lag_timeout: std::time::Duration,
+    /// Events per page that a lagging subscriber reads.
+    pub history_page: usize,
+    /// Whether streams end without a final chunk.
+    pub unclean_close: bool,
+}

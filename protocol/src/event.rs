@@ -64,7 +64,9 @@ pub fn check_name(name: &[u8]) -> Result<(), EventError> {
     if name.starts_with(CONTROL_PREFIX.as_bytes()) {
         return Err(EventError::Reserved);
     }
-    std::str::from_utf8(name).map(|_| ()).map_err(|_| EventError::NotUtf8)
+    std::str::from_utf8(name)
+        .map(|_| ())
+        .map_err(|_| EventError::NotUtf8)
 }
 
 /// Checks name, size and encoding of an event that is to be published or was received.
@@ -74,7 +76,12 @@ pub fn check_name(name: &[u8]) -> Result<(), EventError> {
 pub fn check(name: &[u8], data: &[u8], max_data_bytes: usize) -> Result<(), EventError> {
     check_name(name)?;
     if data.len() > max_data_bytes {
-        return Err(EventError::TooLarge { actual: data.len(), limit: max_data_bytes });
+        return Err(EventError::TooLarge {
+            actual: data.len(),
+            limit: max_data_bytes,
+        });
     }
-    std::str::from_utf8(data).map(|_| ()).map_err(|_| EventError::NotUtf8)
+    std::str::from_utf8(data)
+        .map(|_| ())
+        .map_err(|_| EventError::NotUtf8)
 }

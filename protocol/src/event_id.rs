@@ -21,7 +21,10 @@ impl EventId {
     /// `0-0`: before the first event.
     pub const ZERO: Self = Self { ms: 0, seq: 0 };
     /// The greatest id.
-    pub const MAX: Self = Self { ms: u64::MAX, seq: u64::MAX };
+    pub const MAX: Self = Self {
+        ms: u64::MAX,
+        seq: u64::MAX,
+    };
 
     /// Makes an id from its two numbers.
     #[must_use]
@@ -35,7 +38,10 @@ impl EventId {
     /// [`EventIdError`] for everything else.
     pub fn parse(text: &[u8]) -> Result<Self, EventIdError> {
         let dash = text.iter().position(|&b| b == b'-').ok_or(EventIdError)?;
-        Ok(Self { ms: number(&text[..dash])?, seq: number(&text[dash + 1..])? })
+        Ok(Self {
+            ms: number(&text[..dash])?,
+            seq: number(&text[dash + 1..])?,
+        })
     }
 
     /// The greatest id below this one; `0-0` stays.
@@ -43,7 +49,10 @@ impl EventId {
     pub const fn before(self) -> Self {
         match (self.ms, self.seq) {
             (0, 0) => self,
-            (ms, 0) => Self { ms: ms - 1, seq: u64::MAX },
+            (ms, 0) => Self {
+                ms: ms - 1,
+                seq: u64::MAX,
+            },
             (ms, seq) => Self { ms, seq: seq - 1 },
         }
     }
@@ -65,7 +74,9 @@ fn number(digits: &[u8]) -> Result<u64, EventIdError> {
         if !b.is_ascii_digit() {
             return Err(EventIdError);
         }
-        n.checked_mul(10).and_then(|n| n.checked_add(u64::from(b - b'0'))).ok_or(EventIdError)
+        n.checked_mul(10)
+            .and_then(|n| n.checked_add(u64::from(b - b'0')))
+            .ok_or(EventIdError)
     })
 }
 
@@ -94,14 +105,31 @@ mod tests {
 
     #[test]
     fn reads_and_writes_redis_ids() {
-        for text in ["0-0", "1700000000000-0", "18446744073709551615-18446744073709551615"] {
+        for text in [
+            "0-0",
+            "1700000000000-0",
+            "18446744073709551615-18446744073709551615",
+        ] {
             let id: EventId = text.parse().unwrap();
             assert_eq!(id.to_string(), text);
             let mut out = Vec::new();
             id.write_to(&mut out);
             assert_eq!(out, text.as_bytes());
         }
-        for bad in ["", "-", "1", "1-", "-1", "1-2-3", "+1-0", "1 -0", "a-b", "18446744073709551616-0", "$", "*"] {
+        for bad in [
+            "",
+            "-",
+            "1",
+            "1-",
+            "-1",
+            "1-2-3",
+            "+1-0",
+            "1 -0",
+            "a-b",
+            "18446744073709551616-0",
+            "$",
+            "*",
+        ] {
             assert!(bad.parse::<EventId>().is_err(), "{bad:?}");
         }
     }

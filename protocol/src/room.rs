@@ -89,7 +89,17 @@ mod tests {
     fn refuses_everything_else() {
         use RoomNameError::*;
         let long = "x".repeat(129);
-        for (bad, why) in [("", Empty), (".", Dots), ("..", Dots), (&long, TooLong), ("a b", Character), ("a/b", Character), ("ä", Character), ("a\n", Character), ("a{b}", Character)] {
+        for (bad, why) in [
+            ("", Empty),
+            (".", Dots),
+            ("..", Dots),
+            (&long, TooLong),
+            ("a b", Character),
+            ("a/b", Character),
+            ("ä", Character),
+            ("a\n", Character),
+            ("a{b}", Character),
+        ] {
             assert_eq!(RoomName::parse(bad), Err(why), "{bad:?}");
         }
     }

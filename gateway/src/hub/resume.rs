@@ -1,0 +1,499 @@
+//! Resuming: from a wanted position to a cursor in the room log. The room log answers most; else
+//! its newest history is read once for all who wait; else pages are read until the log is reached.
+//!
+//! Invariant: a position is taken on only if it is proved; otherwise the client is told by one
+//! `stream.reset` and goes on from a place that is named there.
+
+use std::sync::Arc;
+
+use protocol::EventId;
+
+use super::log::Place;
+use super::node::Counters;
+use super::state::{Purpose, Read, State};
+use super::subscriber::Handle;
+use super::{Control, History, HistoryError, HistoryQuery, Position, Reset, ResetReason};
+
+/// Pages that one shard reads at a time: bounds the memory of catching up.
+const PAGES_AT_ONCE: usize = 32;
+
+impl State {
+    /// The broker has confirmed a room.
+    pub(super) fn joined(&mut self, room_key: usize, head: EventId) {
+        let room = &mut self.rooms[room_key];
+        if room.joined {
+            return;
+        }
+        room.joined = true;
+        room.log = super::log::RoomLog::new(head);
+        self.log_bytes += room.log.memory();
+        self.resolve_waiting(room_key);
+    }
+
+    fn resolve_waiting(&mut self, room_key: usize) {
+        for handle in std::mem::take(&mut self.rooms[room_key].waiting) {
+            if !self.is_current(handle) {
+                continue;
+            }
+            let key = handle.0 as usize;
+            if let Some(catch_up) = &mut self.subscribers[key].catch_up {
+                catch_up.waiting = false;
+            }
+            self.resolve(key);
+            self.flush(key);
+        }
+    }
+
+    fn is_current(&self, (key, serial): Handle) -> bool {
+        self.subscribers
+            .get(key as usize)
+            .is_some_and(|s| s.serial == serial)
+    }
+
+    /// Finds the place of a subscriber that is not in the log, or asks for what is needed.
+    pub(super) fn resolve(&mut self, key: usize) {
+        let subscriber = &mut self.subscribers[key];
+        let handle = (key as u32, subscriber.serial);
+        let room = &mut self.rooms[subscriber.room as usize];
+        let Some(catch_up) = &mut subscriber.catch_up else {
+            return;
+        };
+        if !room.joined {
+            catch_up.waiting = true;
+            room.waiting.push(handle);
+            return;
+        }
+        let (log, backfilled) = (&room.log, catch_up.backfilled);
+        let (head, end, start, floor) = (log.head(), log.end(), log.start(), log.floor());
+        match &catch_up.want {
+            Position::New => self.enter(key, end, head),
+            Position::Recent(count) => match log.recent(*count) {
+                Some((offset, before)) => self.enter(key, offset, before),
+                None if backfilled => self.enter(key, start, floor),
+                None => self.backfill(key),
+            },
+            Position::Earliest if log.complete() => self.enter(key, start, floor),
+            Position::Earliest if backfilled => {
+                catch_up.want = Position::After(EventId::ZERO);
+                catch_up.proved = true;
+                self.send_open(key, None);
+            }
+            Position::Earliest => self.backfill(key),
+            Position::Malformed(_) => self.reset_to(key, ResetReason::Malformed, None, end, head),
+            Position::After(id) => {
+                let id = *id;
+                match log.locate(id) {
+                    Place::At(offset) => {
+                        Counters::bump(&self.counters.resumes_log, 1);
+                        subscriber.place(offset, end, EventId::ZERO);
+                    }
+                    Place::Before if log.complete() => {
+                        self.reset_to(key, ResetReason::Trimmed, Some(id), start, floor)
+                    }
+                    Place::Before if !backfilled => self.backfill(key),
+                    // The flush that follows asks for a page.
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// A new client's place is known: it is opened there.
+    fn enter(&mut self, key: usize, offset: u64, position: EventId) {
+        let end = self.rooms[self.subscribers[key].room as usize].log.end();
+        self.send_open(key, Some(position));
+        let subscriber = &mut self.subscribers[key];
+        if subscriber.dark && self.live {
+            subscriber.dark = false;
+            subscriber.push_control(
+                Control::Live {
+                    id: subscriber.adrift.then_some(position),
+                },
+                &*self.encoder,
+            );
+        }
+        subscriber.place(offset, end, EventId::ZERO);
+    }
+
+    fn reset_to(
+        &mut self,
+        key: usize,
+        reason: ResetReason,
+        after: Option<EventId>,
+        offset: u64,
+        resume: EventId,
+    ) {
+        self.send_reset(key, reason, after, resume);
+        let end = self.rooms[self.subscribers[key].room as usize].log.end();
+        self.subscribers[key].place(offset, end, EventId::ZERO);
+    }
+
+    fn send_reset(
+        &mut self,
+        key: usize,
+        reason: ResetReason,
+        after: Option<EventId>,
+        resume: EventId,
+    ) {
+        Counters::bump(&self.counters.resets, 1);
+        let subscriber = &mut self.subscribers[key];
+        let presented = subscriber
+            .catch_up
+            .as_mut()
+            .and_then(|catch_up| catch_up.presented.take());
+        let reset = Reset {
+            reason,
+            after: after.unwrap_or_default(),
+            resume,
+        };
+        subscriber.push_control(
+            Control::Reset {
+                reset,
+                presented: presented.as_deref(),
+            },
+            &*self.encoder,
+        );
+    }
+
+    fn backfill(&mut self, key: usize) {
+        let subscriber = &mut self.subscribers[key];
+        let room = &mut self.rooms[subscriber.room as usize];
+        if let Some(catch_up) = &mut subscriber.catch_up {
+            catch_up.waiting = true;
+        }
+        room.waiting.push((key as u32, subscriber.serial));
+        if !room.backfilling {
+            room.backfilling = true;
+            let query = HistoryQuery::Newest {
+                limit: self.config.log_entries,
+            };
+            self.reads.push(Read {
+                room: room.name.clone(),
+                query,
+                purpose: Purpose::Backfill,
+            });
+        }
+        Counters::bump(&self.counters.resumes_broker, 1);
+    }
+
+    /// The outbox is empty and the cursor is not in the log: on to the log, or to the next page.
+    pub(super) fn catch_up(&mut self, key: usize) {
+        let subscriber = &mut self.subscribers[key];
+        let handle = (key as u32, subscriber.serial);
+        let room = &self.rooms[subscriber.room as usize];
+        let Some(catch_up) = subscriber
+            .catch_up
+            .as_mut()
+            .filter(|c| !c.reading && room.joined)
+        else {
+            return;
+        };
+        let Some(after) = catch_up.after().filter(|_| !catch_up.waiting) else {
+            return;
+        };
+        if let Some(offset) = room.log.seek(after).filter(|_| catch_up.proved) {
+            subscriber.place(offset, room.log.end(), after);
+            self.flush(key);
+            return;
+        }
+        catch_up.reading = true;
+        self.page_queue.push_back(handle);
+        self.start_pages();
+    }
+
+    fn start_pages(&mut self) {
+        while self.pages_reading < PAGES_AT_ONCE {
+            let Some(handle) = self.page_queue.pop_front() else {
+                break;
+            };
+            let Some(subscriber) = self
+                .subscribers
+                .get(handle.0 as usize)
+                .filter(|s| s.serial == handle.1)
+            else {
+                continue;
+            };
+            let Some(after) = subscriber.catch_up.as_ref().and_then(|c| c.after()) else {
+                continue;
+            };
+            let room = self.rooms[subscriber.room as usize].name.clone();
+            let query = HistoryQuery::After {
+                after,
+                limit: self.config.history_page,
+            };
+            self.pages_reading += 1;
+            self.reads.push(Read {
+                room,
+                query,
+                purpose: Purpose::Page(handle),
+            });
+        }
+    }
+
+    /// A read has ended.
+    pub(super) fn history(&mut self, read: &Read, result: Result<Arc<History>, HistoryError>) {
+        match read.purpose {
+            Purpose::Backfill => {
+                let Some(&room_key) = self.by_name.get(&read.room) else {
+                    return;
+                };
+                self.backfilled(room_key, result);
+            }
+            Purpose::Page(handle) => {
+                self.pages_reading -= 1;
+                self.start_pages();
+                if self.is_current(handle) {
+                    self.page(handle, result);
+                }
+            }
+        }
+    }
+
+    fn backfilled(&mut self, room_key: usize, result: Result<Arc<History>, HistoryError>) {
+        let room = &mut self.rooms[room_key];
+        match result {
+            Ok(history) => {
+                let before = room.log.memory();
+                let limits = (self.config.log_bytes, self.config.log_entries);
+                room.log.prepend(
+                    &history.items,
+                    !history.more,
+                    history.from_start,
+                    limits,
+                    &*self.encoder,
+                );
+                self.log_bytes = self.log_bytes + room.log.memory() - before;
+            }
+            Err(HistoryError::Away(_)) => {
+                self.retries.push((room.name.clone(), Purpose::Backfill));
+                return;
+            }
+            // Nothing to replay here, and nothing to judge a position by.
+            Err(HistoryError::WrongType) => {}
+        }
+        room.backfilling = false;
+        for &(key, serial) in &room.waiting {
+            let waiting = self
+                .subscribers
+                .get_mut(key as usize)
+                .filter(|s| s.serial == serial);
+            if let Some(catch_up) = waiting.and_then(|s| s.catch_up.as_mut()) {
+                catch_up.backfilled = true;
+            }
+        }
+        self.resolve_waiting(room_key);
+    }
+
+    fn page(&mut self, handle: Handle, result: Result<Arc<History>, HistoryError>) {
+        let key = handle.0 as usize;
+        let subscriber = &mut self.subscribers[key];
+        let room = &self.rooms[subscriber.room as usize];
+        let (head, end) = (room.log.head(), room.log.end());
+        let Some(catch_up) = &mut subscriber.catch_up else {
+            return;
+        };
+        catch_up.reading = false;
+        let Some(after) = catch_up.after() else {
+            return;
+        };
+        let history = match result {
+            Ok(history) => history,
+            Err(HistoryError::Away(_)) => {
+                catch_up.reading = true;
+                self.retries
+                    .push((room.name.clone(), Purpose::Page(handle)));
+                return;
+            }
+            Err(HistoryError::WrongType) => {
+                self.reset_to(key, ResetReason::Unknown, Some(after), end, head);
+                self.flush(key);
+                return;
+            }
+        };
+        if !catch_up.proved {
+            Counters::bump(&self.counters.resumes_broker, 1);
+            match judge(after, &history) {
+                Verdict::Proved => catch_up.proved = true,
+                Verdict::Trimmed(resume) => {
+                    catch_up.proved = true;
+                    catch_up.want = Position::After(resume);
+                    self.send_reset(key, ResetReason::Trimmed, Some(after), resume);
+                }
+                Verdict::Lost(reason) => {
+                    self.reset_to(key, reason, Some(after), end, head);
+                    self.flush(key);
+                    return;
+                }
+            }
+        }
+        let subscriber = &mut self.subscribers[key];
+        subscriber.push_items(&history.items, &*self.encoder);
+        if let Some(catch_up) = &mut subscriber.catch_up {
+            let last = history.items.last().and_then(super::Item::id);
+            if let Some(last) = last {
+                catch_up.want = Position::After(last);
+            }
+            if !history.more {
+                // Everything up to here has been read: what follows comes by the log, which may
+                // be behind the read; what it then repeats is left out.
+                let log = &self.rooms[subscriber.room as usize].log;
+                let after = last.or(catch_up.after()).unwrap_or(head);
+                // A log that begins later than the read ended has been shortened meanwhile: read on.
+                let begins = (log.floor() <= history.last_id).then(|| log.start());
+                if let Some(offset) = log.seek(after).or(begins) {
+                    subscriber.place(offset, end, after);
+                }
+            }
+        }
+        self.flush(key);
+    }
+
+    /// Asks again for what could not be read.
+    pub(super) fn retry(&mut self) {
+        for (name, purpose) in std::mem::take(&mut self.retries) {
+            let Some(&room_key) = self.by_name.get(&name) else {
+                continue;
+            };
+            match purpose {
+                Purpose::Backfill => {
+                    let query = HistoryQuery::Newest {
+                        limit: self.config.log_entries,
+                    };
+                    self.reads.push(Read {
+                        room: self.rooms[room_key].name.clone(),
+                        query,
+                        purpose,
+                    });
+                }
+                Purpose::Page(handle) => {
+                    if self.is_current(handle) {
+                        self.page_queue.push_back(handle);
+                    }
+                }
+            }
+        }
+        self.start_pages();
+    }
+}
+
+/// What a read says of a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Proved,
+    /// Events before the oldest kept one are gone: go on after this id.
+    Trimmed(EventId),
+    Lost(ResetReason),
+}
+
+/// Judges the position `after` by a read of what follows it. Proved is a position whose entry is
+/// there, that is the stream's last generated id, or that the next entry names as its `prev`.
+fn judge(after: EventId, history: &History) -> Verdict {
+    let next = history.items.first();
+    let named = next.and_then(super::Item::prev) == Some(after);
+    let before_first = after == EventId::ZERO && history.from_start;
+    if history.anchor_found
+        || history.last_id == after
+        || (named && after != EventId::ZERO)
+        || before_first
+    {
+        return Verdict::Proved;
+    }
+    match history.oldest {
+        _ if history.last_id == EventId::ZERO => Verdict::Lost(ResetReason::Unknown),
+        _ if after > history.last_id => Verdict::Lost(ResetReason::Future),
+        Some(oldest) if after < oldest => {
+            let prev = next
+                .and_then(super::Item::prev)
+                .filter(|&prev| prev != EventId::ZERO && prev > after);
+            Verdict::Trimmed(prev.unwrap_or_else(|| oldest.before()))
+        }
+        None => Verdict::Trimmed(history.last_id),
+        Some(_) => Verdict::Lost(ResetReason::Unknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::Item;
+    use protocol::Event;
+
+    fn id(ms: u64) -> EventId {
+        EventId::new(ms, 0)
+    }
+
+    fn history(ids: &[(u64, u64)], last: u64, oldest: Option<u64>) -> History {
+        let item = |&(ms, prev): &(u64, u64)| {
+            Item::Event(Event {
+                id: Some(id(ms)),
+                prev: Some(id(prev)),
+                name: Default::default(),
+                data: "x".into(),
+            })
+        };
+        History {
+            items: ids.iter().map(item).collect(),
+            last_id: id(last),
+            oldest: oldest.map(id),
+            ..History::default()
+        }
+    }
+
+    #[test]
+    fn a_position_is_proved_three_ways() {
+        assert_eq!(
+            judge(
+                id(5),
+                &History {
+                    anchor_found: true,
+                    ..history(&[(6, 5)], 6, Some(2))
+                }
+            ),
+            Verdict::Proved
+        );
+        assert_eq!(judge(id(6), &history(&[], 6, Some(2))), Verdict::Proved);
+        assert_eq!(
+            judge(id(5), &history(&[(7, 5)], 7, Some(2))),
+            Verdict::Proved
+        );
+        assert_eq!(
+            judge(
+                id(0),
+                &History {
+                    from_start: true,
+                    ..history(&[(1, 0)], 1, Some(1))
+                }
+            ),
+            Verdict::Proved
+        );
+        assert_eq!(judge(id(0), &History::default()), Verdict::Proved);
+    }
+
+    #[test]
+    fn anything_else_is_told() {
+        assert_eq!(
+            judge(id(1), &history(&[(3, 2)], 9, Some(3))),
+            Verdict::Trimmed(id(2))
+        );
+        assert_eq!(
+            judge(id(0), &history(&[(3, 2)], 9, Some(3))),
+            Verdict::Trimmed(id(2))
+        );
+        assert_eq!(
+            judge(id(4), &history(&[], 9, None)),
+            Verdict::Trimmed(id(9))
+        );
+        assert_eq!(
+            judge(id(4), &history(&[(9, 8)], 9, Some(2))),
+            Verdict::Lost(ResetReason::Unknown)
+        );
+        assert_eq!(
+            judge(id(10), &history(&[], 9, Some(2))),
+            Verdict::Lost(ResetReason::Future)
+        );
+        assert_eq!(
+            judge(id(4), &History::default()),
+            Verdict::Lost(ResetReason::Unknown)
+        );
+    }
+}

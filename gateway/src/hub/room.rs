@@ -1,0 +1,45 @@
+//! One room of a shard: its log, who is in it, and who waits for its history.
+
+use protocol::{EventId, RoomName};
+
+use super::log::RoomLog;
+use super::subscriber::Handle;
+
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) name: RoomName,
+    pub(super) log: RoomLog,
+    /// Keys of the subscribers; each knows its index here.
+    pub(super) members: Vec<u32>,
+    /// Members below this index are still due in the pass under way.
+    pub(super) due: usize,
+    /// In the queue of rooms to sweep.
+    pub(super) queued: bool,
+    /// More came during the pass under way: another one follows.
+    pub(super) again: bool,
+    /// The broker has confirmed; the log has a meaning.
+    pub(super) joined: bool,
+    /// Subscribers that wait for the broker's confirmation or for the backfill.
+    pub(super) waiting: Vec<Handle>,
+    /// A read of the newest history is under way.
+    pub(super) backfilling: bool,
+    /// Counts the changes between empty and not empty, so that a linger note can be stale.
+    pub(super) vacancy: u32,
+}
+
+impl Room {
+    pub(super) fn new(name: RoomName) -> Self {
+        Self {
+            name,
+            log: RoomLog::new(EventId::ZERO),
+            members: Vec::new(),
+            due: 0,
+            queued: false,
+            again: false,
+            joined: false,
+            waiting: Vec::new(),
+            backfilling: false,
+            vacancy: 0,
+        }
+    }
+}

@@ -1,0 +1,515 @@
+//! The rooms and subscribers of one shard, and what happens to them: a subscriber comes, a socket
+//! becomes ready, a broker's message arrives, time passes. Nothing here waits.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::{Interest, Registry, Token};
+use protocol::RoomName;
+use slab::Slab;
+
+use super::node::Counters;
+use super::room::Room;
+use super::subscriber::{CatchUp, Flush, Handle, Subscriber, Work};
+use super::{
+    Control, Encoder, HistoryQuery, HubConfig, Position, ShardId, Subscription, Supply, Upstream,
+};
+
+/// Timers per shard: everything that takes time is counted in ticks.
+pub(super) const TICK: Duration = Duration::from_millis(50);
+/// How long a new stream may wait for the broker before it is opened without a position.
+const OPEN_PATIENCE_TICKS: u32 = 20;
+/// How long an empty room stays subscribed, so that a reload finds its log.
+const LINGER_TICKS: u32 = 200;
+
+/// A read of history that the shard's driver has to start.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) room: RoomName,
+    pub(super) query: HistoryQuery,
+    pub(super) purpose: Purpose,
+}
+
+/// Whom a read is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The room log: the newest history goes in front of it.
+    Backfill,
+    /// One subscriber that is not in the log.
+    Page(Handle),
+}
+
+struct Drain {
+    began: u32,
+    ticks: u32,
+    order: Vec<Handle>,
+    total: usize,
+}
+
+pub(super) struct State {
+    pub(super) shard: ShardId,
+    pub(super) config: HubConfig,
+    pub(super) encoder: Rc<dyn Encoder>,
+    pub(super) upstream: Arc<dyn Upstream>,
+    pub(super) counters: Arc<Counters>,
+    registry: Registry,
+    pub(super) rooms: Slab<Room>,
+    pub(super) by_name: HashMap<RoomName, usize>,
+    pub(super) subscribers: Slab<Subscriber>,
+    /// Rooms with a sweep to do.
+    pub(super) dirty: VecDeque<usize>,
+    /// Where the memory limit goes on.
+    pub(super) hand: usize,
+    pub(super) log_bytes: usize,
+    /// Reads for the driver to start.
+    pub(super) reads: Vec<Read>,
+    /// Subscribers that wait for a page's turn, and how many pages are being read.
+    pub(super) page_queue: VecDeque<Handle>,
+    pub(super) pages_reading: usize,
+    /// Reads that failed because the broker was away.
+    pub(super) retries: Vec<(RoomName, Purpose)>,
+    pub(super) live: bool,
+    now: u32,
+    serial: u32,
+    blocked: Vec<Handle>,
+    dark: Vec<Handle>,
+    joining: VecDeque<(RoomName, u32)>,
+    lingering: VecDeque<(usize, u32, u32)>,
+    drain: Option<Drain>,
+    comment: [Vec<u8>; 2],
+}
+
+impl State {
+    pub(super) fn new(
+        shard: ShardId,
+        config: HubConfig,
+        upstream: Arc<dyn Upstream>,
+        encoder: Rc<dyn Encoder>,
+        registry: Registry,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let mut chunk = Vec::new();
+        let inner = encoder.control(&mut chunk, Control::Comment);
+        let bare = chunk[inner].to_vec();
+        Self {
+            shard,
+            config,
+            encoder,
+            upstream,
+            counters,
+            registry,
+            rooms: Slab::new(),
+            by_name: HashMap::new(),
+            subscribers: Slab::new(),
+            dirty: VecDeque::new(),
+            hand: 0,
+            log_bytes: 0,
+            reads: Vec::new(),
+            page_queue: VecDeque::new(),
+            pages_reading: 0,
+            retries: Vec::new(),
+            live: false,
+            now: 0,
+            serial: 0,
+            blocked: Vec::new(),
+            dark: Vec::new(),
+            joining: VecDeque::new(),
+            lingering: VecDeque::new(),
+            drain: None,
+            comment: [chunk, bare],
+        }
+    }
+
+    /// Takes over a socket. Its head leaves at once, `stream.open` as soon as there is something
+    /// true to say.
+    pub(super) fn adopt(&mut self, subscription: Subscription) {
+        let mut socket = mio::net::TcpStream::from_std(subscription.socket);
+        let key = self.subscribers.vacant_key();
+        // Fails only when the kernel is out of memory for watches: the client comes back.
+        if let Err(error) = self.registry.register(
+            &mut socket,
+            Token(key),
+            Interest::READABLE | Interest::WRITABLE,
+        ) {
+            tracing::error!(%error, "a stream could not be registered and was closed");
+            return;
+        }
+        self.serial = self.serial.wrapping_add(1);
+        let handle = (key as u32, self.serial);
+        let mut subscriber =
+            Subscriber::new(socket, handle, subscription.framing, subscription.head);
+        subscriber.heartbeat_events = subscription.heartbeat_events;
+        Counters::bump(&self.counters.streams_opened, 1);
+        if self.drain.is_some() {
+            subscriber.push_control(Control::Close { reason: "drain" }, &*self.encoder);
+            subscriber.flush(
+                &super::log::RoomLog::new(Default::default()),
+                &mut Work::default(),
+            );
+            Counters::bump(&self.counters.streams_closed, 1);
+            return;
+        }
+        let room_key = self.enter_room(&subscription.room);
+        let room = &mut self.rooms[room_key];
+        subscriber.room = room_key as u32;
+        subscriber.index = room.members.len() as u32;
+        subscriber.offset = room.log.end();
+        room.members.push(key as u32);
+        let catch_up = CatchUp::new(subscription.position);
+        subscriber.adrift = catch_up.presented.is_none();
+        subscriber.catch_up = Some(Box::new(catch_up));
+        self.subscribers.insert(subscriber);
+        self.open_at_once(key);
+        self.resolve(key);
+        self.flush(key);
+    }
+
+    fn enter_room(&mut self, name: &RoomName) -> usize {
+        if let Some(&key) = self.by_name.get(name) {
+            self.rooms[key].vacancy = self.rooms[key].vacancy.wrapping_add(1);
+            return key;
+        }
+        let key = self.rooms.insert(Room::new(name.clone()));
+        self.by_name.insert(name.clone(), key);
+        self.joining.push_back((name.clone(), self.now));
+        self.upstream.subscribe(self.shard, name);
+        Counters::bump(&self.counters.rooms, 1);
+        key
+    }
+
+    /// A client that resumes is told its own position back before anything else; a new one, while
+    /// the broker is away, that there is none.
+    fn open_at_once(&mut self, key: usize) {
+        let subscriber = &mut self.subscribers[key];
+        let Some(catch_up) = &subscriber.catch_up else {
+            return;
+        };
+        let id = match catch_up.want {
+            Position::After(id) => Some(id),
+            Position::Malformed(_) => None,
+            _ if self.live => return,
+            _ => None,
+        };
+        self.send_open(key, id);
+    }
+
+    /// Adds `stream.open` to the outbox, once.
+    pub(super) fn send_open(&mut self, key: usize, id: Option<protocol::EventId>) {
+        let subscriber = &mut self.subscribers[key];
+        if subscriber.opened {
+            return;
+        }
+        subscriber.opened = true;
+        let id = id.filter(|_| self.live);
+        if !self.live {
+            subscriber.dark = true;
+            self.dark.push((key as u32, subscriber.serial));
+        }
+        let room = &self.rooms[subscriber.room as usize].name;
+        subscriber.push_control(
+            Control::Open {
+                room,
+                id,
+                live: self.live,
+            },
+            &*self.encoder,
+        );
+    }
+
+    /// A message of the broker.
+    pub(super) fn supply(&mut self, supply: Supply) {
+        match supply {
+            Supply::Live(live) => {
+                self.live = live;
+                if live {
+                    self.tell_live();
+                    self.retry();
+                }
+            }
+            Supply::Joined { room, head } => {
+                if let Some(&key) = self.by_name.get(&room) {
+                    self.joined(key, head);
+                }
+            }
+            Supply::Append { room, items } => {
+                if let Some(&key) = self.by_name.get(&room) {
+                    self.append(key, &items);
+                }
+            }
+            Supply::Reset { room, reset } => {
+                if let Some(&key) = self.by_name.get(&room) {
+                    self.reset_room(key, reset);
+                }
+            }
+        }
+    }
+
+    /// Tells those who were opened without a live node. One that is behind is told at a later tick:
+    /// the id must not run ahead of what it has.
+    fn tell_live(&mut self) {
+        let waiting = std::mem::take(&mut self.dark);
+        for (key, serial) in waiting {
+            let Some(subscriber) = self
+                .subscribers
+                .get_mut(key as usize)
+                .filter(|s| s.serial == serial && s.dark)
+            else {
+                continue;
+            };
+            let room = &self.rooms[subscriber.room as usize];
+            let settled = subscriber.is_clear()
+                && subscriber.catch_up.is_none()
+                && subscriber.offset == room.log.end();
+            if !settled {
+                self.dark.push((key, serial));
+                continue;
+            }
+            subscriber.dark = false;
+            let id = subscriber.adrift.then(|| room.log.head());
+            subscriber.push_control(Control::Live { id }, &*self.encoder);
+            self.flush(key as usize);
+        }
+    }
+
+    /// Readiness of a stream's socket.
+    pub(super) fn ready(&mut self, key: usize, readable: bool, writable: bool) {
+        let Some(subscriber) = self.subscribers.get_mut(key) else {
+            return;
+        };
+        if readable && !subscriber.drain_input() {
+            self.close(key);
+            return;
+        }
+        if writable && subscriber.blocked {
+            subscriber.blocked = false;
+            subscriber.stalled_since = self.now;
+            self.flush(key);
+        }
+    }
+
+    /// Writes what is due to one subscriber, and acts on how it ended.
+    pub(super) fn flush(&mut self, key: usize) {
+        let Some(subscriber) = self.subscribers.get_mut(key) else {
+            return;
+        };
+        let mut work = Work::default();
+        let flushed = subscriber.flush(&self.rooms[subscriber.room as usize].log, &mut work);
+        self.account(work);
+        self.after_flush(key, flushed);
+    }
+
+    pub(super) fn after_flush(&mut self, key: usize, flushed: Flush) {
+        match flushed {
+            Flush::Done => {}
+            Flush::Gone => self.close(key),
+            Flush::CatchingUp => self.catch_up(key),
+            Flush::Blocked => {
+                let subscriber = &mut self.subscribers[key];
+                if !subscriber.listed {
+                    subscriber.listed = true;
+                    subscriber.stalled_since = self.now;
+                    self.blocked.push((key as u32, subscriber.serial));
+                }
+            }
+        }
+    }
+
+    pub(super) fn account(&self, work: Work) {
+        Counters::bump(&self.counters.writes, work.writes);
+        Counters::bump(&self.counters.bytes_written, work.bytes);
+    }
+
+    pub(super) fn close(&mut self, key: usize) {
+        let Some(subscriber) = self.subscribers.try_remove(key) else {
+            return;
+        };
+        Counters::bump(&self.counters.streams_closed, 1);
+        let room_key = subscriber.room as usize;
+        let room = &mut self.rooms[room_key];
+        let index = subscriber.index as usize;
+        room.members.swap_remove(index);
+        if let Some(&moved) = room.members.get(index) {
+            self.subscribers[moved as usize].index = index as u32;
+        }
+        if room.members.is_empty() {
+            room.vacancy = room.vacancy.wrapping_add(1);
+            self.lingering.push_back((room_key, room.vacancy, self.now));
+        }
+    }
+
+    /// One tick: heartbeats, stalled clients, empty rooms, draining.
+    pub(super) fn tick(&mut self) {
+        self.now = self.now.wrapping_add(1);
+        self.heartbeats();
+        self.reap_stalled();
+        self.leave_empty_rooms();
+        self.open_impatient();
+        if self.live && !self.dark.is_empty() {
+            self.tell_live();
+        }
+        if self.now.is_multiple_of(10) {
+            self.retry();
+        }
+        self.drain_some();
+        let open = self.subscribers.len() as u64;
+        self.counters
+            .streams_open
+            .store(open, std::sync::atomic::Ordering::Relaxed);
+        self.counters
+            .log_bytes
+            .store(self.log_bytes as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Every stream has its turn once in a little less than the configured time; the turns are
+    /// spread evenly, so that there is no burst.
+    fn heartbeats(&mut self) {
+        let turns = ticks(self.config.heartbeat * 9 / 10).max(1) as usize;
+        let mut key = self.now as usize % turns;
+        while key < self.subscribers.capacity() {
+            if let Some(subscriber) = self.subscribers.get_mut(key).filter(|s| s.is_clear()) {
+                if !subscriber.heartbeat_events {
+                    subscriber.push_raw(&self.comment[usize::from(subscriber.identity())]);
+                } else if subscriber.opened {
+                    subscriber.push_control(Control::Heartbeat, &*self.encoder);
+                }
+                self.flush(key);
+            }
+            key += turns;
+        }
+    }
+
+    fn reap_stalled(&mut self) {
+        let patience = ticks(self.config.lag_timeout);
+        let mut listed = std::mem::take(&mut self.blocked);
+        listed.retain(|&(key, serial)| {
+            let Some(subscriber) = self
+                .subscribers
+                .get_mut(key as usize)
+                .filter(|s| s.serial == serial)
+            else {
+                return false;
+            };
+            if !subscriber.blocked {
+                subscriber.listed = false;
+                return false;
+            }
+            let behind = self.rooms[subscriber.room as usize]
+                .log
+                .end()
+                .saturating_sub(subscriber.offset);
+            let stalled = self.now.wrapping_sub(subscriber.stalled_since) > patience;
+            if stalled || behind > self.config.max_lag_bytes {
+                Counters::bump(&self.counters.lag_closed, 1);
+                self.close(key as usize);
+                return false;
+            }
+            true
+        });
+        self.blocked.append(&mut listed);
+    }
+
+    fn leave_empty_rooms(&mut self) {
+        while let Some(&(room_key, vacancy, since)) = self.lingering.front() {
+            if self.now.wrapping_sub(since) < LINGER_TICKS {
+                break;
+            }
+            self.lingering.pop_front();
+            let Some(room) = self
+                .rooms
+                .get(room_key)
+                .filter(|room| room.vacancy == vacancy && room.members.is_empty())
+            else {
+                continue;
+            };
+            self.upstream.unsubscribe(self.shard, &room.name);
+            let room = self.rooms.remove(room_key);
+            self.log_bytes -= room.log.memory();
+            self.by_name.remove(&room.name);
+            self.dirty.retain(|&dirty| dirty != room_key);
+            self.counters.rooms.store(
+                self.rooms.len() as u64,
+                std::sync::atomic::Ordering::Relaxed,
+            );
+        }
+    }
+
+    fn open_impatient(&mut self) {
+        while let Some((name, since)) = self.joining.front() {
+            let room = self.by_name.get(name).map(|&key| &self.rooms[key]);
+            let joined = room.is_none_or(|room| room.joined);
+            if !joined && self.now.wrapping_sub(*since) < OPEN_PATIENCE_TICKS {
+                break;
+            }
+            let waiting = room
+                .filter(|_| !joined)
+                .map(|room| room.waiting.clone())
+                .unwrap_or_default();
+            self.joining.pop_front();
+            let live = std::mem::replace(&mut self.live, false);
+            for (key, serial) in waiting {
+                if self
+                    .subscribers
+                    .get(key as usize)
+                    .is_some_and(|s| s.serial == serial)
+                {
+                    self.send_open(key as usize, None);
+                    self.flush(key as usize);
+                }
+            }
+            self.live = live;
+        }
+    }
+
+    /// Begins to close everything, spread evenly.
+    pub(super) fn begin_drain(&mut self, spread: Duration) {
+        let order: Vec<Handle> = self
+            .subscribers
+            .iter()
+            .map(|(key, s)| (key as u32, s.serial))
+            .collect();
+        self.drain = Some(Drain {
+            began: self.now,
+            ticks: ticks(spread),
+            total: order.len(),
+            order,
+        });
+    }
+
+    fn drain_some(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let passed = self.now.wrapping_sub(drain.began) as usize;
+        let due = drain.total * passed / drain.ticks.max(1) as usize;
+        let keep = drain.total.saturating_sub(due);
+        let leaving = drain.order.split_off(keep.min(drain.order.len()));
+        for (key, serial) in leaving {
+            let Some(subscriber) = self
+                .subscribers
+                .get_mut(key as usize)
+                .filter(|s| s.serial == serial)
+            else {
+                continue;
+            };
+            // A blocked one comes back with its last id all the same.
+            if subscriber.is_clear() {
+                subscriber.push_control(Control::Close { reason: "drain" }, &*self.encoder);
+                if !self.config.unclean_close && !subscriber.identity() {
+                    subscriber.push_raw(b"0\r\n\r\n");
+                }
+                self.flush(key as usize);
+            }
+            self.close(key as usize);
+        }
+    }
+
+    pub(super) fn room_subscribers(&self, name: &RoomName) -> usize {
+        self.by_name
+            .get(name)
+            .map_or(0, |&key| self.rooms[key].members.len())
+    }
+}
+
+fn ticks(time: Duration) -> u32 {
+    (time.as_millis() / TICK.as_millis()) as u32
+}

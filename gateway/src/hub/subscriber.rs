@@ -1,0 +1,295 @@
+//! One open stream: the socket (who may write, and what is left of a partial write) and the
+//! cursor (a position in one room log).
+//!
+//! Invariant: while a subscriber is not blocked and its outbox is empty, what has been written to
+//! its socket ends at a frame's end.
+
+use std::io::{ErrorKind, Read, Write};
+
+use mio::net::TcpStream;
+use protocol::EventId;
+
+use super::log::{RoomLog, View};
+use super::{Control, Encoder, Framing, Item, Position};
+
+/// A subscriber's key, and the serial that tells it from a later one with the same key.
+pub(super) type Handle = (u32, u32);
+
+/// A place in the stream that is not in the room log (yet).
+#[derive(Debug)]
+pub(super) struct CatchUp {
+    pub(super) want: Position,
+    /// What the client presented, as it wrote it.
+    pub(super) presented: Option<String>,
+    /// Continuity from the wanted id on is proved.
+    pub(super) proved: bool,
+    /// The room's newest history was asked for on its behalf.
+    pub(super) backfilled: bool,
+    /// A page was asked for and has not come.
+    pub(super) reading: bool,
+    /// In the room's list of those who wait.
+    pub(super) waiting: bool,
+}
+
+impl CatchUp {
+    pub(super) fn new(want: Position) -> Self {
+        let presented = match &want {
+            Position::After(id) => Some(id.to_string()),
+            Position::Malformed(text) => Some(text.clone()),
+            _ => None,
+        };
+        Self {
+            want,
+            presented,
+            proved: false,
+            backfilled: false,
+            reading: false,
+            waiting: false,
+        }
+    }
+
+    /// The id after which it wants to go on, where that is known.
+    pub(super) fn after(&self) -> Option<EventId> {
+        match self.want {
+            Position::After(id) => Some(id),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    socket: TcpStream,
+    pub(super) serial: u32,
+    pub(super) room: u32,
+    pub(super) index: u32,
+    pub(super) offset: u64,
+    replay_until: u64,
+    floor: EventId,
+    outbox: Option<Box<Outbox>>,
+    pub(super) catch_up: Option<Box<CatchUp>>,
+    /// The tick of the last byte that the socket took before it blocked.
+    pub(super) stalled_since: u32,
+    framing: Framing,
+    pub(super) blocked: bool,
+    /// In the shard's list of blocked subscribers.
+    pub(super) listed: bool,
+    /// Opened while the broker was away, and not yet told that it is back.
+    pub(super) dark: bool,
+    /// `stream.open` has been sent.
+    pub(super) opened: bool,
+    /// Has no position of its own yet.
+    pub(super) adrift: bool,
+    pub(super) heartbeat_events: bool,
+}
+
+#[derive(Debug, Default)]
+struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+/// How a flush ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flush {
+    /// Everything that is due has been written.
+    Done,
+    /// Outbox empty; the cursor is outside of the log.
+    CatchingUp,
+    /// The socket takes no more.
+    Blocked,
+    /// The peer is gone.
+    Gone,
+}
+
+/// What a flush cost, added up by the caller.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Work {
+    pub(super) writes: u64,
+    pub(super) bytes: u64,
+}
+
+impl Subscriber {
+    pub(super) fn new(socket: TcpStream, handle: Handle, framing: Framing, head: Vec<u8>) -> Self {
+        Self {
+            socket,
+            serial: handle.1,
+            room: 0,
+            index: 0,
+            offset: 0,
+            replay_until: 0,
+            floor: EventId::ZERO,
+            outbox: Some(Box::new(Outbox {
+                bytes: head,
+                sent: 0,
+            })),
+            catch_up: None,
+            stalled_since: 0,
+            framing,
+            blocked: false,
+            listed: false,
+            dark: false,
+            opened: false,
+            adrift: false,
+            heartbeat_events: false,
+        }
+    }
+
+    /// Puts the cursor at an offset of the room log; what passed before `log_end` is not replayed,
+    /// and stored events up to `floor` are left out.
+    pub(super) fn place(&mut self, offset: u64, log_end: u64, floor: EventId) {
+        self.catch_up = None;
+        self.offset = offset;
+        self.replay_until = log_end;
+        self.floor = floor;
+    }
+
+    /// The greatest id that must not be sent again, besides what the offset says.
+    pub(super) fn floor(&self) -> EventId {
+        self.floor
+    }
+
+    /// Nothing is left to write from before the cursor.
+    pub(super) fn is_clear(&self) -> bool {
+        !self.blocked && self.outbox.is_none()
+    }
+
+    /// Adds a control event to the outbox.
+    pub(super) fn push_control(&mut self, control: Control<'_>, encoder: &dyn Encoder) {
+        self.push_with(|out| encoder.control(out, control));
+    }
+
+    /// Adds a page of history to the outbox.
+    pub(super) fn push_items(&mut self, items: &[Item], encoder: &dyn Encoder) {
+        for item in items {
+            if let Item::Event(event) = item {
+                self.push_with(|out| encoder.event(out, event));
+            }
+        }
+    }
+
+    /// Adds bytes that are already framed for this subscriber.
+    pub(super) fn push_raw(&mut self, bytes: &[u8]) {
+        self.outbox
+            .get_or_insert_default()
+            .bytes
+            .extend_from_slice(bytes);
+    }
+
+    fn push_with(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> std::ops::Range<usize>) {
+        let out = &mut self.outbox.get_or_insert_default().bytes;
+        let begin = out.len();
+        let inner = encode(out);
+        if self.framing == Framing::Identity {
+            out.copy_within(begin + inner.start..begin + inner.end, begin);
+            out.truncate(begin + inner.len());
+        }
+    }
+
+    pub(super) fn identity(&self) -> bool {
+        self.framing == Framing::Identity
+    }
+
+    /// Writes the outbox, then the room log from the cursor on, as far as the socket takes it.
+    pub(super) fn flush(&mut self, log: &RoomLog, work: &mut Work) -> Flush {
+        if self.blocked {
+            return Flush::Blocked;
+        }
+        while let Some(outbox) = &mut self.outbox {
+            let rest = &outbox.bytes[outbox.sent..];
+            let Ok(sent) = send(&mut self.socket, rest, work) else {
+                return Flush::Gone;
+            };
+            if sent < rest.len() {
+                outbox.sent += sent;
+                self.blocked = true;
+                return Flush::Blocked;
+            }
+            self.outbox = None;
+        }
+        if self.catch_up.is_some() {
+            return Flush::CatchingUp;
+        }
+        if self.offset < self.replay_until || self.floor != EventId::ZERO || self.identity() {
+            return self.flush_runs(log, work);
+        }
+        let due = log.slice(self.offset..log.end());
+        if due.is_empty() {
+            return Flush::Done;
+        }
+        let Ok(sent) = send(&mut self.socket, due, work) else {
+            return Flush::Gone;
+        };
+        self.offset += sent as u64;
+        if sent < due.len() {
+            self.blocked = true;
+            return Flush::Blocked;
+        }
+        Flush::Done
+    }
+
+    fn flush_runs(&mut self, log: &RoomLog, work: &mut Work) -> Flush {
+        let view = View {
+            identity: self.identity(),
+            replay_until: self.replay_until,
+            floor: self.floor,
+        };
+        while let Some((run, next)) = log.next_run(self.offset, view) {
+            let due = log.slice(run.clone());
+            let Ok(sent) = send(&mut self.socket, due, work) else {
+                return Flush::Gone;
+            };
+            if sent < due.len() {
+                // Nothing sent leaves the cursor where it was, at a frame's beginning.
+                if sent > 0 {
+                    self.offset = run.start + sent as u64;
+                }
+                self.blocked = true;
+                return Flush::Blocked;
+            }
+            self.offset = next;
+        }
+        self.offset = log.end();
+        if log.head() >= self.floor {
+            self.floor = EventId::ZERO;
+        }
+        Flush::Done
+    }
+
+    /// Reads and drops what the client sends on an open stream. `false` when the client is gone.
+    pub(super) fn drain_input(&mut self) -> bool {
+        let mut scratch = [0; 2048];
+        // Bounded, so that a client that keeps sending cannot hold the shard.
+        for _ in 0..16 {
+            match self.socket.read(&mut scratch) {
+                Ok(0) => return false,
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+        // A client that floods its event stream is not an event-stream client.
+        false
+    }
+}
+
+/// One write. `Ok(0)` when the socket takes nothing now.
+fn send(socket: &mut TcpStream, bytes: &[u8], work: &mut Work) -> Result<usize, ()> {
+    if bytes.is_empty() {
+        return Ok(0);
+    }
+    loop {
+        return match socket.write(bytes) {
+            Ok(0) => Err(()),
+            Ok(sent) => {
+                work.writes += 1;
+                work.bytes += sent as u64;
+                Ok(sent)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Err(_) => Err(()),
+        };
+    }
+}

@@ -1,0 +1,202 @@
+//! Sweeping: one pass over a room's subscribers that writes `log[cursor..head]` to each socket.
+//!
+//! Invariant: no allocation, no wake-up and no copy per subscriber and event; one write carries
+//! everything that is due.
+
+use super::log::RoomLog;
+use super::node::Counters;
+use super::state::State;
+use super::subscriber::{CatchUp, Flush, Subscriber, Work};
+use super::{Item, Position, Reset};
+
+/// Rooms that the memory limit may shorten at one append.
+const EVICTIONS_PER_APPEND: usize = 8;
+
+impl State {
+    /// New items of a room, in order.
+    pub(super) fn append(&mut self, room_key: usize, items: &[Item]) {
+        let Some(room) = self.rooms.get_mut(room_key).filter(|room| room.joined) else {
+            return;
+        };
+        let before = room.log.memory();
+        for item in items {
+            // A repeat would break the order of the log.
+            if item.id().is_none_or(|id| id > room.log.head()) {
+                room.log.append(item, &*self.encoder);
+            }
+        }
+        self.log_bytes = self.log_bytes + room.log.memory() - before;
+        Counters::bump(&self.counters.events_appended, items.len() as u64);
+        let full =
+            room.log.bytes() > self.config.log_bytes || room.log.len() > self.config.log_entries;
+        self.queue(room_key);
+        if full {
+            let (bytes, entries) = (
+                self.config.log_bytes / 4 * 3,
+                self.config.log_entries / 4 * 3,
+            );
+            self.shorten(room_key, bytes, entries);
+        }
+        for _ in 0..EVICTIONS_PER_APPEND {
+            if self.log_bytes <= self.config.log_memory {
+                break;
+            }
+            self.shorten_any();
+        }
+    }
+
+    /// Continuity of the live room broke: everyone is told, the log begins anew.
+    pub(super) fn reset_room(&mut self, room_key: usize, reset: Reset) {
+        if !self.rooms.get(room_key).is_some_and(|room| room.joined) {
+            return;
+        }
+        self.finish_pass(room_key);
+        let end = self.rooms[room_key].log.end();
+        self.fall_off(room_key, end);
+        let room = &mut self.rooms[room_key];
+        room.log.restart(reset.resume);
+        room.log.append_control(
+            super::Control::Reset {
+                reset,
+                presented: None,
+            },
+            &*self.encoder,
+        );
+        Counters::bump(&self.counters.resets, room.members.len() as u64);
+        self.queue(room_key);
+    }
+
+    pub(super) fn queue(&mut self, room_key: usize) {
+        let room = &mut self.rooms[room_key];
+        if room.queued {
+            // The pass under way ends first: members at its end must not starve.
+            room.again = true;
+        } else {
+            room.due = room.members.len();
+            room.queued = true;
+            self.dirty.push_back(room_key);
+        }
+    }
+
+    /// Does at most about `budget` writes of the sweeps that are due. `true` when more are due.
+    pub(super) fn sweep(&mut self, budget: usize) -> bool {
+        let mut left = budget;
+        while let Some(&room_key) = self.dirty.front() {
+            self.dirty.pop_front();
+            left = self.sweep_room(room_key, left);
+            let Some(room) = self.rooms.get_mut(room_key) else {
+                continue;
+            };
+            if room.due == 0 && room.again {
+                room.again = false;
+                room.due = room.members.len();
+            }
+            if room.due > 0 {
+                // To the back: other rooms must not wait for a large one.
+                self.dirty.push_back(room_key);
+            } else {
+                room.queued = false;
+            }
+            if left == 0 {
+                break;
+            }
+        }
+        !self.dirty.is_empty()
+    }
+
+    fn sweep_room(&mut self, room_key: usize, mut budget: usize) -> usize {
+        let mut work = Work::default();
+        // From the end down: a subscriber that leaves is replaced by one that had its turn.
+        while budget > 0 {
+            let Some(room) = self.rooms.get_mut(room_key) else {
+                break;
+            };
+            room.due = room.due.min(room.members.len());
+            let Some(at) = room.due.checked_sub(1) else {
+                break;
+            };
+            room.due = at;
+            let key = room.members[at] as usize;
+            let subscriber = &mut self.subscribers[key];
+            if subscriber.blocked {
+                continue;
+            }
+            budget -= 1;
+            let flushed = subscriber.flush(&room.log, &mut work);
+            if flushed != Flush::Done {
+                self.after_flush(key, flushed);
+            }
+        }
+        self.account(work);
+        budget
+    }
+
+    fn finish_pass(&mut self, room_key: usize) {
+        self.rooms[room_key].due = self.rooms[room_key].members.len();
+        self.sweep_room(room_key, usize::MAX);
+    }
+
+    /// Cuts a room log, after everyone who can take the bytes has got them.
+    fn shorten(&mut self, room_key: usize, bytes: usize, entries: usize) {
+        self.finish_pass(room_key);
+        let cut = self.rooms[room_key].log.cut(bytes, entries);
+        self.fall_off(room_key, cut);
+        let log = &mut self.rooms[room_key].log;
+        let before = log.memory();
+        log.evict(cut);
+        self.log_bytes = self.log_bytes + log.memory() - before;
+    }
+
+    /// The memory limit: the next room around the table loses its log's older half.
+    fn shorten_any(&mut self) {
+        let rooms = self.rooms.capacity().max(1);
+        for _ in 0..64.min(rooms) {
+            self.hand = (self.hand + 1) % rooms;
+            let Some(room) = self.rooms.get_mut(self.hand) else {
+                continue;
+            };
+            let (bytes, entries) = (room.log.bytes() / 2, room.log.len() / 2);
+            if room.log.len() > 0 {
+                self.shorten(self.hand, bytes, entries);
+                let log = &mut self.rooms[self.hand].log;
+                let before = log.memory();
+                log.shrink();
+                self.log_bytes = self.log_bytes + log.memory() - before;
+                return;
+            }
+        }
+    }
+
+    /// Subscribers whose cursor is before `cut` keep the rest of the event that they are in the
+    /// middle of, and get what follows from the broker.
+    fn fall_off(&mut self, room_key: usize, cut: u64) {
+        let room = &self.rooms[room_key];
+        let mut fallen = 0;
+        for &key in &room.members {
+            let subscriber = &mut self.subscribers[key as usize];
+            if subscriber.catch_up.is_none() && subscriber.offset < cut {
+                leave_log(subscriber, &room.log);
+                fallen += 1;
+            }
+        }
+        Counters::bump(&self.counters.lagging, fallen);
+    }
+}
+
+fn leave_log(subscriber: &mut Subscriber, log: &RoomLog) {
+    let (id, entry_end) = log.seen_at(subscriber.offset);
+    if let Some(end) = entry_end {
+        let rest = if subscriber.identity() {
+            log.inner_rest(subscriber.offset)
+        } else {
+            log.slice(subscriber.offset..end)
+        };
+        subscriber.push_raw(rest);
+    }
+    let want = Position::After(id.max(subscriber.floor()));
+    subscriber.catch_up = Some(Box::new(CatchUp {
+        presented: None,
+        backfilled: true,
+        ..CatchUp::new(want)
+    }));
+}

@@ -27,6 +27,7 @@ pub fn asset(path: &str) -> Option<Asset> {
         "demo/app.js" => (SCRIPT, include_str!("demo/app.js")),
         "demo/stream.js" => (SCRIPT, include_str!("demo/stream.js")),
         "demo/publish.js" => (SCRIPT, include_str!("demo/publish.js")),
+        "demo/tabs.js" => (SCRIPT, include_str!("demo/tabs.js")),
         "demo/view.js" => (SCRIPT, include_str!("demo/view.js")),
         "demo/style.css" => (STYLE, include_str!("demo/style.css")),
         "demo/icon.svg" => (IMAGE, include_str!("demo/icon.svg")),
@@ -39,10 +40,11 @@ pub fn asset(path: &str) -> Option<Asset> {
 mod tests {
     use super::*;
 
-    const SCRIPTS: [&str; 4] = [
+    const SCRIPTS: [&str; 5] = [
         "demo/app.js",
         "demo/stream.js",
         "demo/publish.js",
+        "demo/tabs.js",
         "demo/view.js",
     ];
 

@@ -2,6 +2,7 @@
 
 import { lastingEventSource } from "./stream.js";
 import { publisher, reason } from "./publish.js";
+import { countTabs } from "./tabs.js";
 import { Log, notice, setState, showPosition } from "./view.js";
 
 const params = new URLSearchParams(location.search);
@@ -10,8 +11,9 @@ const url = `rooms/${encodeURIComponent(room)}/events`;
 const page = document.body;
 const log = new Log();
 
+const LIMIT = 6;
 const SIX = "Over HTTP/1.1 a browser opens six connections to one server, for all tabs together, and "
-  + "each tab of this page holds one. If you have six or more open, close one: this tab goes on by itself. "
+  + "each tab of this page holds one. If you have six or more open, close one: the others go on by themselves. "
   + "Over HTTP/2 there is no such limit.";
 const RESET = {
   trimmed: "older messages were dropped before you came back",
@@ -156,7 +158,10 @@ async function start() {
 const form = document.getElementById("send");
 const send = publisher(url, (event, state, sentence) => {
   log.outgoing(event, state, sentence);
-  if (state === "refused") notice("refused", `Not sent: ${sentence}`, true);
+  if (state === "refused") {
+    notice("refused", `Not sent: ${sentence}`, true);
+    form.elements.text.value ||= event.data.m;
+  }
   if (state === "retrying") notice("sending", `Not sent yet: ${sentence}. Trying again. ${navigator.onLine ? SIX : ""}`);
   if (state === "sent") notice("sending");
 });
@@ -180,11 +185,22 @@ function remembered() {
   try { return localStorage.getItem("name"); } catch { return null; }
 }
 
+const hop = performance.getEntriesByType("navigation")[0]?.nextHopProtocol;
+if (hop === "http/1.1") {
+  countTabs((tabs) => {
+    const full = tabs >= LIMIT;
+    notice("tabs", full ? `${tabs} tabs of this page are open: one more would hang, and nothing can be sent. ${SIX}` : "");
+  });
+}
+
 form.elements.name.value = remembered() || `guest-${Math.floor(Math.random() * 900 + 100)}`;
 document.title = `${room} · live room`;
 document.getElementById("room").textContent = room;
 const full = new URL(url, document.baseURI);
 document.getElementById("watch").textContent = `curl -N ${full}`;
 document.getElementById("publish").textContent = `curl -d '{"event":"chat","data":{"name":"curl","m":"hi"}}' ${full}`;
+// A page that the browser keeps for the back button would keep its connection too.
+window.addEventListener("pagehide", () => stream?.close());
+window.addEventListener("pageshow", (event) => { if (event.persisted) stream?.connect(); });
 window.addEventListener("online", () => { if (page.dataset.state !== "live") stream?.connect(); });
 start();

@@ -1,0 +1,127 @@
+//! Orderly stop: unready first, streams told and ended uncleanly, exit code 0.
+
+use crate::support::{Client, Gateway, RedisServer, Setup, assert_same_ids};
+
+async fn assert_closed_in_order(gateway: &mut Gateway, clients: &[Client]) {
+    for client in clients {
+        let close = client.wait_control("stream.close").await;
+        assert_eq!(close["reason"], "drain");
+        assert!(client.seen().retry_ms.is_some());
+        eventually!(!client.seen().connected, "it should end after stream.close");
+        assert_eq!(
+            client.seen().clean_ends,
+            0,
+            "a clean end stops some clients for good"
+        );
+    }
+    assert_eq!(gateway.wait_exit().await, Some(0), "{}", gateway.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_closed_uncleanly_with_a_retry_and_the_exit_code_is_0() {
+    for signal in ["TERM", "INT"] {
+        let mut gateway = Setup::memory()
+            .set("drain.spread", "500ms")
+            .set("drain.grace", "5s")
+            .start()
+            .await;
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            clients.push(
+                Client::of(&[gateway.address], "demo")
+                    .once()
+                    .keep_bytes()
+                    .open()
+                    .await,
+            );
+        }
+        clients.push(
+            Client::of(&[gateway.address], "demo")
+                .once()
+                .http10()
+                .keep_bytes()
+                .open()
+                .await,
+        );
+        gateway.signal(signal);
+        assert_closed_in_order(&mut gateway, &clients).await;
+        for client in &clients {
+            let body = String::from_utf8(client.seen().body.clone()).unwrap();
+            let (_, close) = body.split_once("event: stream.close\n").unwrap();
+            assert!(
+                close.starts_with("retry: ") && close.ends_with("\n\n"),
+                "the last block: {close:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_unready_before_any_stream_is_closed() {
+    let mut gateway = Setup::memory()
+        .set("drain.delay", "5s")
+        .set("drain.spread", "100ms")
+        .start()
+        .await;
+    let client = Client::of(&[gateway.address], "demo").once().open().await;
+    gateway.signal("TERM");
+    eventually!(!gateway.is_ready().await, "it stays ready");
+    let answer = gateway.admin("/readyz").await.unwrap();
+    assert_eq!(answer.status, 503);
+    assert!(client.control("stream.close").is_empty() && client.seen().connected);
+    gateway.publish("demo", "chat", "still served").await;
+    client.wait_events(1).await;
+    // No answer but a stream that says when to come back, or no connection at all.
+    let late = Client::of(&[gateway.address], "demo").once().start();
+    assert_closed_in_order(&mut gateway, &[client]).await;
+    assert_eq!(
+        late.seen().refused,
+        None,
+        "a status other than 200 ends a browser's client for good"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_holds_nothing_up() {
+    let setup = Setup::memory()
+        .set("drain.spread", "200ms")
+        .set("drain.grace", "1s");
+    let mut gateway = setup.set("stream.send_buffer", "4096").start().await;
+    let stalled = Client::of(&[gateway.address], "demo")
+        .once()
+        .receive_buffer(4096)
+        .open()
+        .await;
+    stalled.stall(true);
+    let data = "x".repeat(60_000);
+    for _ in 0..5 {
+        gateway.publish("demo", "bulk", &data).await;
+    }
+    gateway.signal("TERM");
+    assert_eq!(gateway.wait_exit().await, Some(0), "{}", gateway.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_nodes_clients_go_on_elsewhere() {
+    let redis = RedisServer::start().await;
+    let drain = |setup: Setup| setup.set("drain.spread", "300ms").set("drain.grace", "5s");
+    let mut a = drain(Setup::redis(&redis)).start().await;
+    let b = drain(Setup::redis(&redis)).start().await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(Client::of(&[a.address, b.address], "demo").open().await);
+    }
+    let load = crate::support::Load::start(&redis, "demo");
+    load.wait_more(100).await;
+    a.signal("TERM");
+    assert_eq!(a.wait_exit().await, Some(0), "{}", a.log());
+    load.wait_more(100).await;
+    load.stop().await;
+    let ids = redis.ids("demo").await;
+    for client in &clients {
+        client.wait_id(ids.last().unwrap()).await;
+        assert_same_ids("over both nodes", &client.ids(), &ids);
+        client.assert_never_reset();
+        assert_eq!(client.seen().refused, None);
+    }
+}

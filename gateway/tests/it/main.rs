@@ -1,0 +1,20 @@
+//! Black-box tests: the real binary, real sockets, a real `redis-server`. One binary, a module per
+//! behaviour; `support` spawns the servers and has a browser-like client.
+
+// Helpers outside `#[test]` functions fail a test by panicking too.
+#![allow(clippy::unwrap_used)]
+
+#[macro_use]
+mod support;
+
+mod bad_input;
+mod broker_suite;
+mod bytes;
+mod config;
+mod cors;
+mod drain;
+mod faults;
+mod opening;
+mod publish;
+mod resume;
+mod slow;

@@ -1,0 +1,199 @@
+//! A real `redis-server` on a free port with its own directory.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, FromRedisValue, Value};
+use tempfile::TempDir;
+
+use super::port;
+
+/// What is left after a kill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persistence {
+    /// Nothing.
+    None,
+    /// Every write that was answered.
+    AofAlways,
+}
+
+/// The server; killed by `Drop`.
+pub struct RedisServer {
+    pub address: SocketAddr,
+    directory: TempDir,
+    persistence: Persistence,
+    child: Option<Child>,
+}
+
+impl RedisServer {
+    /// Without persistence.
+    pub async fn start() -> Self {
+        Self::start_with(Persistence::None).await
+    }
+
+    pub async fn start_with(persistence: Persistence) -> Self {
+        let mut server = Self::prepare(persistence);
+        server.up().await;
+        server
+    }
+
+    /// Has an address, but does not run yet.
+    pub fn prepare(persistence: Persistence) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Self {
+            address: port::free(),
+            directory,
+            persistence,
+            child: None,
+        }
+    }
+
+    /// Starts (again), on the same port with the same directory.
+    pub async fn up(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = std::fs::File::create(self.directory.path().join("redis.log")).unwrap();
+        let append = if self.persistence == Persistence::AofAlways {
+            "yes"
+        } else {
+            "no"
+        };
+        let child = Command::new("redis-server")
+            .args([
+                "--port",
+                &self.address.port().to_string(),
+                "--bind",
+                "127.0.0.1",
+            ])
+            .args([
+                "--save",
+                "",
+                "--appendonly",
+                append,
+                "--appendfsync",
+                "always",
+            ])
+            .arg("--dir")
+            .arg(self.directory.path())
+            .stdout(Stdio::from(log.try_clone().unwrap()))
+            .stderr(Stdio::from(log))
+            .spawn()
+            .expect("redis-server is needed: `make test` installs it");
+        self.child = Some(child);
+        eventually!(
+            self.try_call::<String>(&["PING"]).await.is_ok(),
+            "redis-server on {}",
+            self.address
+        );
+    }
+
+    /// `SIGKILL`: no farewell, no last write.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    pub async fn connection(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let patience = Some(Duration::from_secs(10));
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(patience)
+            .set_response_timeout(patience);
+        redis::Client::open(self.url())?
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+    }
+
+    /// One command on a connection of its own, as `redis-cli` does it.
+    pub async fn try_call<T: FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+        let bytes: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        self.try_call_bytes(&bytes).await
+    }
+
+    pub async fn try_call_bytes<T: FromRedisValue>(
+        &self,
+        words: &[&[u8]],
+    ) -> redis::RedisResult<T> {
+        let mut connection = self.connection().await?;
+        command(words).query_async(&mut connection).await
+    }
+
+    #[track_caller]
+    pub fn call(&self, words: &[&str]) -> impl Future<Output = Value> {
+        let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+        async move {
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            self.try_call(&words)
+                .await
+                .unwrap_or_else(|error| panic!("{words:?}: {error}"))
+        }
+    }
+
+    /// `FCALL sse_publish` with the event's name and data; gives the id.
+    pub async fn publish(&self, room: &str, event: &str, data: &str) -> String {
+        let words = [
+            "FCALL",
+            "sse_publish",
+            "1",
+            &key(room),
+            "event",
+            event,
+            "data",
+            data,
+        ];
+        self.try_call(&words)
+            .await
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    /// `XADD` with these fields; gives the id.
+    pub async fn xadd(&self, room: &str, fields: &[(&str, &str)]) -> String {
+        let key = key(room);
+        let mut words = vec!["XADD", &key, "*"];
+        words.extend(fields.iter().flat_map(|&(name, value)| [name, value]));
+        self.try_call(&words)
+            .await
+            .unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    /// All ids of a room's stream.
+    pub async fn ids(&self, room: &str) -> Vec<String> {
+        let entries: Vec<(String, Vec<Value>)> = self
+            .try_call(&["XRANGE", &key(room), "-", "+"])
+            .await
+            .unwrap();
+        entries.into_iter().map(|(id, _)| id).collect()
+    }
+
+    /// Channels with subscribers that belong to a room.
+    pub async fn channels(&self) -> Vec<String> {
+        self.try_call(&["PUBSUB", "CHANNELS", "sse:room:*"])
+            .await
+            .unwrap()
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The stream key and channel of a room.
+pub fn key(room: &str) -> String {
+    format!("sse:room:{room}")
+}
+
+pub fn command(words: &[&[u8]]) -> redis::Cmd {
+    let mut command = redis::Cmd::new();
+    for word in words {
+        command.arg(*word);
+    }
+    command
+}

@@ -1,0 +1,92 @@
+//! Redis names: stream keys, channels and the keys beside them.
+
+use crate::RoomName;
+
+/// The prefix unless configured.
+pub const DEFAULT_PREFIX: &str = "sse:";
+
+/// Makes and reads the Redis names of one prefix. The prefix is what separates environments that
+/// share a server: pub/sub ignores database numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keys {
+    prefix: String,
+}
+
+impl Keys {
+    /// Names under `prefix`, such as `sse:`.
+    #[must_use]
+    pub fn new(prefix: &str) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+        }
+    }
+
+    /// The stream key of a room, which is its channel too.
+    #[must_use]
+    pub fn room(&self, room: &RoomName) -> String {
+        format!("{}room:{room}", self.prefix)
+    }
+
+    /// The room of a channel.
+    #[must_use]
+    pub fn room_from_channel(&self, channel: &[u8]) -> Option<RoomName> {
+        let room = channel
+            .strip_prefix(self.prefix.as_bytes())?
+            .strip_prefix(b"room:")?;
+        RoomName::parse(std::str::from_utf8(room).ok()?).ok()
+    }
+
+    /// The key that remembers an idempotency key; in the stream's slot.
+    #[must_use]
+    pub fn once(&self, room: &RoomName, idempotency_key: &str) -> String {
+        format!("{{{}}}:once:{idempotency_key}", self.room(room))
+    }
+
+    /// The channel on which Redis signals changes of the room's key in a database.
+    #[must_use]
+    pub fn keyspace(&self, database: i64, room: &RoomName) -> String {
+        format!("__keyspace@{database}__:{}", self.room(room))
+    }
+
+    /// The room of a keyspace channel, of whichever database.
+    #[must_use]
+    pub fn room_from_keyspace(&self, channel: &[u8]) -> Option<RoomName> {
+        let rest = channel.strip_prefix(b"__keyspace@")?;
+        let end = memchr::memmem::find(rest, b"__:")?;
+        self.room_from_channel(&rest[end + 3..])
+    }
+
+    /// The channel on which a node hears itself.
+    #[must_use]
+    pub fn probe(&self, node: &str) -> String {
+        format!("{}probe:{node}", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_both_ways() {
+        let keys = Keys::new("sse:");
+        let room = RoomName::parse("a:b").unwrap();
+        assert_eq!(keys.room(&room), "sse:room:a:b");
+        assert_eq!(keys.once(&room, "k"), "{sse:room:a:b}:once:k");
+        assert_eq!(keys.keyspace(3, &room), "__keyspace@3__:sse:room:a:b");
+        assert_eq!(keys.room_from_channel(b"sse:room:a:b"), Some(room.clone()));
+        assert_eq!(
+            keys.room_from_keyspace(b"__keyspace@3__:sse:room:a:b"),
+            Some(room)
+        );
+        for bad in [
+            &b"sse:room:"[..],
+            b"x:room:a",
+            b"sse:room:a b",
+            b"sse:room:\xff",
+            b"sse:probe:n",
+        ] {
+            assert_eq!(keys.room_from_channel(bad), None);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+local key, argc = KEYS[1], #ARGV
+local room = string.match(key or '', 'room:(.*)$')
+if not room or #room < 1 or #room > 128 or string.find(room, '[^%w._~:@-]') or room == '.' or room == '..' then
+  return redis.error_reply('ERR sse: the key must be <prefix>room:<room>, and a room name is 1 to 128 ASCII letters, digits and . _ ~ : @ -')
+end
+if argc % 2 == 1 then
+  return redis.error_reply('ERR sse: arguments come in pairs of a name and a value')
+end
+local event, data, once, head
+local maxlen, maxage, expire, onceexpire, maxbytes = 1000, 0, 86400, 300, 65536
+local publish, full, extra = 'PUBLISH', false, nil
+for i = 1, argc, 2 do
+  local name, value = ARGV[i], ARGV[i + 1]
+  if name == 'data' then
+    data = value
+  elseif name == 'event' then
+    event = value
+  elseif name == 'once' then
+    once = value
+  elseif name == 'reply' then
+    full = value == 'full'
+  elseif name == 'maxlen' or name == 'maxage' or name == 'expire' or name == 'onceexpire' or name == 'maxbytes' or name == 'sharded' then
+    local number = tonumber(value)
+    if not number or number < 0 or number > 9007199254740991 or number % 1 ~= 0 then
+      return redis.error_reply('ERR sse: ' .. name .. ' needs a whole number, not ' .. value)
+    end
+    if name == 'maxlen' then maxlen = number
+    elseif name == 'maxage' then maxage = number
+    elseif name == 'expire' then expire = number
+    elseif name == 'onceexpire' then onceexpire = number
+    elseif name == 'maxbytes' then maxbytes = number
+    elseif number == 1 then publish = 'SPUBLISH' end
+  elseif name == 'traceparent' or name == 'tracestate' or string.find(name, '^x%-[%w_-]+$') then
+    if #value > 1024 or string.find(value, '[%c]') then
+      return redis.error_reply('ERR sse: ' .. name .. ' has at most 1024 bytes and no control characters')
+    end
+    extra = extra or {}
+    extra[#extra + 1] = name
+    extra[#extra + 1] = value
+  else
+    return redis.error_reply('ERR sse: unknown argument ' .. string.sub(name, 1, 64) .. '; known are event data maxlen maxage expire once onceexpire maxbytes sharded reply traceparent tracestate x-...')
+  end
+end
+if not data then
+  return redis.error_reply('ERR sse: the argument data is missing')
+end
+if #data > maxbytes then
+  return redis.error_reply('ERR sse: event data has ' .. #data .. ' bytes, over the limit of ' .. maxbytes)
+end
+if event then
+  if #event > 256 then
+    return redis.error_reply('ERR sse: an event name has at most 256 bytes')
+  elseif string.find(event, '[\r\n%z]') then
+    return redis.error_reply('ERR sse: an event name must not contain CR, LF or NUL')
+  elseif string.sub(event, 1, 7) == 'stream.' then
+    return redis.error_reply("ERR sse: event names that begin with 'stream.' are the gateway's own: choose another name")
+  elseif event == '' then
+    event = nil
+  end
+end
+
+local oncekey
+if once then
+  if #once < 1 or #once > 256 then
+    return redis.error_reply('ERR sse: an idempotency key has 1 to 256 bytes')
+  end
+  oncekey = '{' .. key .. '}:once:' .. once
+  local first = redis.call('GET', oncekey)
+  if first then
+    if full then return { first, '', 1 } end
+    return first
+  end
+end
+
+local last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', '1')[1]
+local prev = last and last[1] or '0-0'
+local id
+if extra then
+  local fields = {}
+  if event then fields = { 'event', event } end
+  local n = #fields
+  fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = 'data', data, 'prev', prev
+  head = ''
+  for i = 1, #extra, 2 do
+    fields[#fields + 1] = extra[i]
+    fields[#fields + 1] = extra[i + 1]
+    head = head .. extra[i] .. ': ' .. extra[i + 1] .. '\n'
+  end
+  if maxlen > 0 then
+    id = redis.call('XADD', key, 'MAXLEN', '~', maxlen, '*', unpack(fields))
+  else
+    id = redis.call('XADD', key, '*', unpack(fields))
+  end
+elseif event and maxlen > 0 then
+  id = redis.call('XADD', key, 'MAXLEN', '~', maxlen, '*', 'event', event, 'data', data, 'prev', prev)
+elseif event then
+  id = redis.call('XADD', key, '*', 'event', event, 'data', data, 'prev', prev)
+elseif maxlen > 0 then
+  id = redis.call('XADD', key, 'MAXLEN', '~', maxlen, '*', 'data', data, 'prev', prev)
+else
+  id = redis.call('XADD', key, '*', 'data', data, 'prev', prev)
+end
+if maxage > 0 then
+  local oldest = redis.call('TIME')[1] - maxage
+  if oldest > 0 then redis.call('XTRIM', key, 'MINID', '~', string.format('%.0f', oldest * 1000)) end
+end
+if expire > 0 then
+  redis.call('EXPIRE', key, expire)
+else
+  redis.call('PERSIST', key)
+end
+if oncekey and onceexpire > 0 then
+  redis.call('SET', oncekey, id, 'EX', onceexpire)
+end
+redis.call(publish, key, 'SSE/1 ' .. id .. ' ' .. prev .. (event and '\nevent: ' .. event .. '\n' or '\n') .. (head or '') .. '\n' .. data)
+if full then return { id, prev, 0 } end
+return id

@@ -549,9 +549,9 @@ mod tests {
             (EventId::new(6, 0), Some(log.start() + 5))
         );
         log.evict(cut);
-        assert_eq!(log.len(), 2);
+        assert_eq!(log.len(), 1);
         assert_eq!(log.slice(log.start()..log.end()), b"<eight>");
-        assert_eq!(log.floor(), EventId::new(6, 0));
+        assert_eq!(log.floor(), EventId::new(7, 0));
         let cut = log.cut(1, 100);
         assert_eq!(cut, log.end());
     }

@@ -1,6 +1,13 @@
 //! sse-gateway: holds browser `EventSource` streams, grouped by room, and feeds them from a broker.
 //!
-//! Dependencies point one way: `protocol` ← [`hub`] ← [`broker`] ← `http` ← `app` ← `main`.
+//! Dependencies point one way: `protocol` ← [`hub`] ← [`broker`] ← [`http`] ← [`app`] ← `main`.
 
+pub mod app;
+pub mod banner;
 pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod drain;
+pub mod http;
 pub mod hub;
+pub mod telemetry;

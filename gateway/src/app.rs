@@ -1,0 +1,366 @@
+//! Puts the parts together: the only place that names concrete types. Listeners come first, so
+//! that a used port is known before anything runs; the Redis side and the acceptor run beside the
+//! shards, one thread each.
+
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use anyhow::Context;
+use prometheus::Registry;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::LocalSet;
+use tracing::{error, info, warn};
+
+use crate::broker::Broker;
+use crate::broker::memory::{MemoryBroker, MemoryConfig};
+use crate::broker::redis::{RedisBroker, RedisConfig, Retention};
+use crate::config::Config;
+use crate::drain::{DrainTimes, Lifecycle, Phase, StopSignals, drain};
+use crate::http::admin::Admin;
+use crate::http::encoding::ChunkedEncoder;
+use crate::http::listener::{self, ListenError};
+use crate::http::metrics::{HttpMetrics, register_hub};
+use crate::http::{self, HttpConfig, PublishRules, Site};
+use crate::hub::{HubConfig, Inlets, Node, Shard, ShardId, Supply};
+
+/// Items that a broker may be ahead of a shard.
+const INLET_CAPACITY: usize = 1024;
+/// Accepted sockets that may wait for a shard.
+const SOCKETS_CAPACITY: usize = 256;
+/// Connections of operators that may wait to be accepted.
+const ADMIN_BACKLOG: u32 = 64;
+
+/// Both addresses, taken.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For clients.
+    pub clients: TcpListener,
+    /// For operators.
+    pub admin: TcpListener,
+}
+
+impl Listeners {
+    /// Takes both.
+    ///
+    /// # Errors
+    /// One of them is not to be had.
+    pub fn bind(config: &Config) -> Result<Self, ListenError> {
+        Ok(Self {
+            clients: listener::bind(config.listen, config.http.backlog, "--listen")?,
+            admin: listener::bind(config.admin_addr(), ADMIN_BACKLOG, "--admin-listen")?,
+        })
+    }
+}
+
+/// Runs a node until it is told to stop. Needs a runtime; calls `started` when it serves.
+///
+/// # Errors
+/// It cannot start, or a part of it failed that it cannot do without.
+pub async fn run(
+    config: Config,
+    listeners: Listeners,
+    started: impl FnOnce(),
+) -> anyhow::Result<()> {
+    let mut signals = StopSignals::listen().context("signals cannot be listened for")?;
+    raise_file_limit();
+    let count = config.shard_count();
+    let (inlets, outlets): (Inlets, Vec<_>) =
+        (0..count).map(|_| mpsc::channel(INLET_CAPACITY)).unzip();
+    let broker = broker(&config, inlets)?;
+    let node = Node::new(count);
+    let registry = Registry::new();
+    let metrics = Arc::new(register(&registry, &node).context("metrics cannot be registered")?);
+    let lifecycle = Lifecycle::default();
+
+    let (fault, mut faults) = mpsc::channel(1);
+    let mut shards = Vec::with_capacity(count);
+    let http = Arc::new(http_config(&config));
+    for (id, inlet) in outlets.into_iter().enumerate() {
+        let parts = Parts {
+            id,
+            hub: hub_config(&config, count),
+            encoder: ChunkedEncoder::new(
+                config.node.clone(),
+                config.stream.retry,
+                config.stream.retry_jitter,
+            ),
+            http: http.clone(),
+            broker: broker.clone(),
+            node: node.clone(),
+            metrics: metrics.clone(),
+            lifecycle: lifecycle.clone(),
+            fault: fault.clone(),
+        };
+        shards.push(
+            parts
+                .start(inlet)
+                .await
+                .with_context(|| format!("shard {id} cannot start"))?,
+        );
+    }
+
+    let send_buffer = config.stream.send_buffer;
+    let admin = Admin {
+        broker,
+        registry,
+        lifecycle: lifecycle.clone(),
+        strict: config.drain.readiness_strict,
+    };
+    let clients = accept_clients(listeners.clients, shards, send_buffer);
+    let operators = listener::accept(listeners.admin, |socket| {
+        tokio::spawn(http::admin::serve(admin.clone(), socket));
+        std::future::ready(())
+    });
+    let stop = async {
+        let name = signals.next().await;
+        info!(signal = name, "The node stops.");
+        let times = DrainTimes {
+            delay: config.drain.delay,
+            spread: config.drain.spread,
+            grace: config.drain.grace,
+        };
+        let left = || node.streams() + metrics.connections();
+        tokio::select! {
+            left = drain(&lifecycle, &times, |spread| node.drain(spread), left) => left,
+            name = signals.next() => {
+                warn!(signal = name, "The node stops at once.");
+                left()
+            }
+        }
+    };
+    started();
+    let serving = async {
+        tokio::select! {
+            result = clients => result.context("clients cannot be accepted"),
+            // Dropping the acceptor closes the listener.
+            () = lifecycle.reached(Phase::Closing) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        left = stop => match left {
+            0 => info!("The node has stopped."),
+            left => warn!(left, "The node has stopped; what was left was cut off."),
+        },
+        result = serving => result?,
+        result = operators => result.context("operators cannot be accepted")?,
+        Some(shard) = faults.recv() => anyhow::bail!("shard {shard} has ended unasked: see the log"),
+    }
+    Ok(())
+}
+
+/// Hands sockets out evenly.
+async fn accept_clients(
+    listener: TcpListener,
+    shards: Vec<mpsc::Sender<std::net::TcpStream>>,
+    send_buffer: usize,
+) -> io::Result<()> {
+    let mut turn = 0;
+    listener::accept(listener, |socket| {
+        listener::tune(&socket, send_buffer);
+        turn = (turn + 1) % shards.len();
+        let shard = shards[turn].clone();
+        async move {
+            if let Ok(socket) = socket.into_std() {
+                // A shard that has ended ends the process.
+                let _ = shard.send(socket).await;
+            }
+        }
+    })
+    .await
+}
+
+/// What one shard's thread is made of.
+struct Parts {
+    id: ShardId,
+    hub: HubConfig,
+    encoder: ChunkedEncoder,
+    http: Arc<HttpConfig>,
+    broker: Arc<dyn Broker>,
+    node: Node,
+    metrics: Arc<HttpMetrics>,
+    lifecycle: Lifecycle,
+    fault: mpsc::Sender<ShardId>,
+}
+
+/// Reports the end of a shard's thread, a panic included.
+struct Watch(ShardId, mpsc::Sender<ShardId>);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Full: another shard has reported already.
+        let _ = self.1.try_send(self.0);
+    }
+}
+
+impl Parts {
+    /// Starts the thread; returns where it takes sockets once it does.
+    async fn start(
+        self,
+        inlet: mpsc::Receiver<Supply>,
+    ) -> io::Result<mpsc::Sender<std::net::TcpStream>> {
+        let (sockets, queue) = mpsc::channel(SOCKETS_CAPACITY);
+        let (ready, is_ready) = oneshot::channel();
+        std::thread::Builder::new()
+            .name(format!("shard-{}", self.id))
+            .spawn(move || {
+                let _watch = Watch(self.id, self.fault.clone());
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                match runtime {
+                    Ok(runtime) => {
+                        LocalSet::new().block_on(&runtime, self.work(inlet, queue, ready))
+                    }
+                    Err(error) => drop(ready.send(Err(error))),
+                }
+            })?;
+        is_ready
+            .await
+            .unwrap_or_else(|_| Err(io::Error::other("its thread ended at once")))?;
+        Ok(sockets)
+    }
+
+    async fn work(
+        self,
+        inlet: mpsc::Receiver<Supply>,
+        mut queue: mpsc::Receiver<std::net::TcpStream>,
+        ready: oneshot::Sender<io::Result<()>>,
+    ) {
+        let Self {
+            id,
+            hub,
+            encoder,
+            http,
+            broker,
+            node,
+            metrics,
+            lifecycle,
+            ..
+        } = self;
+        let shard = match Shard::new(id, hub, broker.clone(), Rc::new(encoder), &node) {
+            Ok(shard) => shard,
+            Err(error) => return drop(ready.send(Err(error))),
+        };
+        let site = Rc::new(Site {
+            config: http,
+            broker,
+            node,
+            shard: shard.handle(),
+            metrics,
+            lifecycle,
+        });
+        // Nobody waits any more only when the process is ending.
+        let _ = ready.send(Ok(()));
+        let sockets = async {
+            while let Some(socket) = queue.recv().await {
+                if let Ok(socket) = TcpStream::from_std(socket) {
+                    tokio::task::spawn_local(http::serve(site.clone(), socket));
+                }
+            }
+            // The listener is closed; streams and requests go on.
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            result = shard.run(inlet) => match result {
+                Ok(()) => info!(shard = id, "A shard has ended."),
+                Err(error) => error!(shard = id, %error, "A shard has failed."),
+            },
+            () = sockets => {}
+        }
+    }
+}
+
+fn broker(config: &Config, inlets: Inlets) -> anyhow::Result<Arc<dyn Broker>> {
+    let (retention, publish, redis) = (&config.retention, &config.publish, &config.redis);
+    if redis.url.is_empty() {
+        let memory = MemoryConfig {
+            max_len: retention.max_len,
+            max_age: retention.max_age,
+            expire: retention.expire,
+            idempotency_window: publish.idempotency_window,
+            ..MemoryConfig::default()
+        };
+        return Ok(MemoryBroker::start(memory, inlets));
+    }
+    let redis = RedisConfig {
+        url: redis.url.clone(),
+        prefix: redis.prefix.clone(),
+        node: config.node.clone(),
+        pool_size: redis.pool_size,
+        connect_timeout: redis.connect_timeout,
+        response_timeout: redis.response_timeout,
+        poll_interval: redis.poll_interval,
+        verify_interval: redis.verify_interval,
+        probe_interval: redis.probe_interval,
+        set_notifications: redis.set_notifications,
+        retention: Retention {
+            max_len: retention.max_len,
+            max_age: retention.max_age,
+            expire: retention.expire,
+        },
+        max_bytes: publish.max_bytes,
+        idempotency_window: publish.idempotency_window,
+    };
+    Ok(RedisBroker::start(redis, inlets)?)
+}
+
+fn hub_config(config: &Config, shards: usize) -> HubConfig {
+    let stream = &config.stream;
+    HubConfig {
+        heartbeat: stream.heartbeat,
+        log_bytes: stream.log_bytes,
+        log_entries: stream.log_entries,
+        // Room for one log at least, whatever the number of shards.
+        log_memory: (stream.log_memory / shards).max(stream.log_bytes),
+        max_lag_bytes: stream.max_lag_bytes as u64,
+        lag_timeout: stream.lag_timeout,
+        history_page: stream.history_page,
+        unclean_close: config.http.unclean_close,
+    }
+}
+
+fn http_config(config: &Config) -> HttpConfig {
+    let (http, publish, dev) = (&config.http, &config.publish, config.dev_mode());
+    HttpConfig {
+        node: config.node.clone(),
+        path_prefix: http.path_prefix.clone(),
+        allowed_origins: http.allowed_origins.clone(),
+        head_timeout: http.head_timeout,
+        max_head_bytes: http.max_head_bytes,
+        demo: dev,
+        publish: PublishRules {
+            open: dev,
+            keys: publish.keys.clone(),
+            open_rooms: publish.open_rooms.clone(),
+            max_bytes: publish.max_bytes,
+        },
+    }
+}
+
+fn register(registry: &Registry, node: &Node) -> prometheus::Result<HttpMetrics> {
+    #[cfg(target_os = "linux")]
+    registry.register(Box::new(
+        prometheus::process_collector::ProcessCollector::for_self(),
+    ))?;
+    register_hub(registry, node.clone())?;
+    HttpMetrics::register(registry)
+}
+
+/// Every stream is a descriptor, and common soft limits are 1,024: takes all that the hard limit
+/// allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        warn!(%error, limit = limit.current, "The limit of open files, and so of streams, could not be raised.");
+    }
+}

@@ -1,0 +1,340 @@
+//! HTTP: paths, and what answers them. Streams are recognised here and leave HTTP at once (see
+//! `connection.rs`); everything else is an ordinary request and answer.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Body;
+use percent_encoding::percent_decode_str;
+use protocol::RoomName;
+
+use crate::broker::Broker;
+use crate::drain::Lifecycle;
+use crate::hub::{Node, ShardHandle};
+
+pub mod admin;
+mod body;
+mod connection;
+mod cors;
+pub mod demo;
+pub mod encoding;
+mod error;
+mod history;
+pub mod listener;
+pub mod metrics;
+mod publish;
+mod status;
+mod stream;
+mod subscribe;
+
+use body::Answer;
+use cors::Caller;
+use error::Failure;
+use metrics::{HttpMetrics, Route};
+use stream::Opening;
+use subscribe::{Accept, Wish};
+
+pub use connection::serve;
+pub use publish::PublishRules;
+
+/// A subscriber's body is read and ignored up to this size.
+const MAX_SUBSCRIBE_BODY: usize = 64 * 1024;
+
+/// Settings of the clients' side.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
+    /// Name of this node.
+    pub node: String,
+    /// Empty, or begins with a slash and does not end with one.
+    pub path_prefix: String,
+    /// Other origins that may use the gateway.
+    pub allowed_origins: Vec<String>,
+    /// Time for a whole request head.
+    pub head_timeout: Duration,
+    /// Size of a request head.
+    pub max_head_bytes: usize,
+    /// The demo page is served.
+    pub demo: bool,
+    /// Who may publish.
+    pub publish: PublishRules,
+}
+
+/// What every request of one shard needs.
+#[derive(Clone)]
+pub struct Site {
+    /// Settings.
+    pub config: Arc<HttpConfig>,
+    /// Takes events, and gives history.
+    pub broker: Arc<dyn Broker>,
+    /// All shards.
+    pub node: Node,
+    /// This shard: takes sockets.
+    pub shard: ShardHandle,
+    /// Counts.
+    pub metrics: Arc<HttpMetrics>,
+    /// Whether the process is on its way to the end.
+    pub lifecycle: Lifecycle,
+}
+
+/// What becomes of a request.
+enum Outcome {
+    Answer(Response<Answer>),
+    Stream(Opening),
+}
+
+impl From<Response<Answer>> for Outcome {
+    fn from(response: Response<Answer>) -> Self {
+        Self::Answer(response)
+    }
+}
+
+/// What a path names, the prefix taken off.
+#[derive(Debug, PartialEq, Eq)]
+enum Target {
+    Page(String),
+    Room(RoomName),
+    Events(RoomName),
+}
+
+impl Target {
+    fn read(path: &str, prefix: &str) -> Result<Self, Failure> {
+        let unknown = || {
+            Failure::not_found(
+                "there is nothing at this path: try /rooms/{room}/events or /rooms/{room}",
+            )
+        };
+        let rest = path
+            .strip_prefix(prefix)
+            .and_then(|rest| rest.strip_prefix('/'))
+            .ok_or_else(unknown)?;
+        let Some(room) = rest.strip_prefix("rooms/") else {
+            return Ok(Self::Page(rest.to_owned()));
+        };
+        match room.split_once('/') {
+            None => Ok(Self::Room(room_name(room)?)),
+            Some((room, "events")) => Ok(Self::Events(room_name(room)?)),
+            Some(_) => Err(unknown()),
+        }
+    }
+
+    fn methods(&self) -> &'static str {
+        match self {
+            Self::Events(_) => "GET, HEAD, POST, OPTIONS",
+            Self::Page(_) | Self::Room(_) => "GET, HEAD, OPTIONS",
+        }
+    }
+}
+
+fn room_name(segment: &str) -> Result<RoomName, Failure> {
+    let mut escapes = segment.split('%').skip(1).map(str::as_bytes);
+    if !escapes.all(|rest| rest.len() >= 2 && rest[..2].iter().all(u8::is_ascii_hexdigit)) {
+        return Err(Failure::not_found(
+            "the room in this path has a bad percent-encoding",
+        ));
+    }
+    let text = percent_decode_str(segment).decode_utf8_lossy();
+    RoomName::parse(&text)
+        .map_err(|error| Failure::not_found(format!("there is no such room: {error}")))
+}
+
+/// Answers one request, or says that it is a stream.
+async fn answer<B>(site: &Rc<Site>, request: Request<B>) -> Outcome
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (parts, body) = request.into_parts();
+    let caller = Caller::judge(
+        &parts.method,
+        &parts.uri,
+        &parts.headers,
+        &site.config.allowed_origins,
+    );
+    let mut route = Route::Other;
+    let outcome = match &caller {
+        Ok(caller) => dispatch(site, &parts, body, caller, &mut route).await,
+        Err(refusal) => Err(refusal.clone()),
+    };
+    let mut response = match outcome {
+        Ok(Outcome::Stream(opening)) => {
+            site.metrics.answered(Route::Stream, StatusCode::OK);
+            return Outcome::Stream(opening);
+        }
+        Ok(Outcome::Answer(response)) => response,
+        Err(failure) => failure.into_response(),
+    };
+    site.metrics.answered(route, response.status());
+    let headers = response.headers_mut();
+    headers
+        .entry(header::VARY)
+        .or_insert(HeaderValue::from_static("Accept, Origin"));
+    if let Ok(caller) = caller {
+        headers.extend(caller.headers());
+    }
+    Outcome::Answer(response)
+}
+
+async fn dispatch<B>(
+    site: &Rc<Site>,
+    parts: &Parts,
+    body: B,
+    caller: &Caller,
+    route: &mut Route,
+) -> Result<Outcome, Failure>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let target = Target::read(parts.uri.path(), &site.config.path_prefix)?;
+    if parts.method == Method::OPTIONS {
+        *route = Route::Options;
+        return Ok(cors::options(target.methods()).into());
+    }
+    let get = matches!(parts.method, Method::GET | Method::HEAD);
+    if !get && (parts.method != Method::POST || !matches!(target, Target::Events(_))) {
+        return Err(Failure::method(target.methods()));
+    }
+    match target {
+        Target::Page(path) => {
+            *route = Route::Demo;
+            page(site, &path).map(Outcome::from)
+        }
+        Target::Room(room) => {
+            *route = Route::Room;
+            let info = site.broker.room_info(room.clone()).await?;
+            let subscribers = site.node.subscribers(&room).await;
+            let body = status::answer(&room, &site.config.node, subscribers, &info);
+            Ok(error::json(StatusCode::OK, &body).into())
+        }
+        Target::Events(room) => match Accept::read(&parts.headers) {
+            Accept::Json if get => {
+                *route = Route::History;
+                let query = history::query(parts.uri.query().unwrap_or_default())?;
+                let history = site.broker.history(room, query).await?;
+                Ok(error::json(StatusCode::OK, &history::answer(&history)).into())
+            }
+            accept if get || accept == Accept::Stream => {
+                *route = Route::Stream;
+                if parts.method == Method::HEAD {
+                    return Ok(stream::head_only().into());
+                }
+                // Read to its end, so that it is not taken for the next request.
+                publish::read_body(body, MAX_SUBSCRIBE_BODY).await?;
+                let wish = Wish::read(&parts.headers, parts.uri.query().unwrap_or_default());
+                Ok(Outcome::Stream(Opening::new(
+                    room,
+                    wish,
+                    parts.version,
+                    caller,
+                )))
+            }
+            _ => {
+                *route = Route::Publish;
+                post(site, room, parts, body).await.map(Outcome::from)
+            }
+        },
+    }
+}
+
+async fn post<B>(
+    site: &Site,
+    room: RoomName,
+    parts: &Parts,
+    body: B,
+) -> Result<Response<Answer>, Failure>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let rules = &site.config.publish;
+    rules.check(&room, &parts.headers)?;
+    let event = publish::read_event(&parts.headers, body, rules.max_bytes).await?;
+    let published = site.broker.publish(room, event).await?;
+    let status = match (published.id, published.repeat) {
+        (None, _) => StatusCode::ACCEPTED,
+        (Some(_), true) => StatusCode::OK,
+        (Some(_), false) => StatusCode::CREATED,
+    };
+    Ok(error::json(
+        status,
+        &serde_json::json!({ "id": published.id.map(|id| id.to_string()) }),
+    ))
+}
+
+fn page(site: &Site, path: &str) -> Result<Response<Answer>, Failure> {
+    let asset = if site.config.demo {
+        demo::asset(path)
+    } else {
+        None
+    };
+    let asset = asset.ok_or_else(|| {
+        Failure::not_found(
+            "there is nothing at this path: try /rooms/{room}/events or /rooms/{room}",
+        )
+    })?;
+    let mut response = Response::new(Answer::Whole(Bytes::from_static(asset.body.as_bytes())));
+    for (name, value) in [
+        (header::CONTENT_TYPE, asset.content_type),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            demo::CONTENT_SECURITY_POLICY,
+        ),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths() {
+        let room = |name| RoomName::parse(name).unwrap();
+        let read =
+            |path, prefix| Target::read(path, prefix).map_err(|failure| failure.status.as_u16());
+        assert_eq!(
+            read("/rooms/demo/events", ""),
+            Ok(Target::Events(room("demo")))
+        );
+        assert_eq!(
+            read("/live/rooms/a%3Ab", "/live"),
+            Ok(Target::Room(room("a:b")))
+        );
+        assert_eq!(read("/", ""), Ok(Target::Page(String::new())));
+        assert_eq!(
+            read("/live/demo/app.js", "/live"),
+            Ok(Target::Page("demo/app.js".into()))
+        );
+        for bad in [
+            "/rooms/",
+            "/rooms//events",
+            "/rooms/./events",
+            "/rooms/%2e%2E",
+            "/rooms/a%2",
+            "/rooms/a%zz/events",
+            "/rooms/a%2fb",
+            "/rooms/a%ff",
+            "/rooms/a/other",
+            "/rooms/a/events/",
+            "/rooms/a b",
+            "*",
+            "",
+        ] {
+            assert_eq!(read(bad, ""), Err(404), "{bad}");
+        }
+        assert_eq!(read("/rooms/a", "/live"), Err(404));
+        assert_eq!(read("/liverooms/a", "/live"), Err(404));
+        assert_eq!(read("/live", "/live"), Err(404));
+    }
+}

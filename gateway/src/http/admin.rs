@@ -1,0 +1,158 @@
+//! The operators' listener: `/livez`, `/readyz` and `/metrics`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::{Registry, TextEncoder};
+use serde_json::json;
+use tokio::net::TcpStream;
+use tracing::{trace, warn};
+
+use super::body::Answer;
+use super::error::{self, Failure};
+use crate::broker::{Broker, BrokerStatus};
+use crate::drain::{Lifecycle, Phase};
+
+/// What the operators' listener reads.
+#[derive(Clone)]
+pub struct Admin {
+    /// For readiness.
+    pub broker: Arc<dyn Broker>,
+    /// All metrics.
+    pub registry: Registry,
+    /// Whether the process is on its way to the end.
+    pub lifecycle: Lifecycle,
+    /// Unready whenever the broker is away, not only before it was reached.
+    pub strict: bool,
+}
+
+/// Serves one connection.
+pub async fn serve(admin: Admin, socket: TcpStream) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = admin.answer(&request);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .title_case_headers(true)
+        .serve_connection(TokioIo::new(socket), service);
+    if let Err(error) = connection.await {
+        trace!(%error, "An admin connection ended.");
+    }
+}
+
+impl Admin {
+    fn answer<B>(&self, request: &Request<B>) -> Response<Answer> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Failure::method("GET, HEAD").into_response();
+        }
+        match request.uri().path() {
+            "/livez" => error::json(StatusCode::OK, &json!({ "status": "ok" })),
+            "/readyz" => readiness(&self.broker.status(), self.lifecycle.phase(), self.strict),
+            "/metrics" => self.metrics(),
+            _ => {
+                Failure::not_found("there is nothing at this path: try /livez, /readyz or /metrics")
+                    .into_response()
+            }
+        }
+    }
+
+    fn metrics(&self) -> Response<Answer> {
+        match TextEncoder::new().encode_to_string(&self.registry.gather()) {
+            Ok(text) => {
+                let mut response = Response::new(Answer::Whole(Bytes::from(text)));
+                let kind = HeaderValue::from_static(prometheus::TEXT_FORMAT);
+                response.headers_mut().insert(header::CONTENT_TYPE, kind);
+                response
+            }
+            Err(error) => {
+                warn!(%error, "The metrics cannot be written.");
+                Failure::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the metrics cannot be written: see the log",
+                )
+                .into_response()
+            }
+        }
+    }
+}
+
+/// Ready from the first moment that events flow until the process is told to stop. A broker that
+/// goes away later leaves the node ready, and degraded: streams stay open, and a load balancer
+/// that finds every node unready would end them all.
+fn readiness(broker: &BrokerStatus, phase: Phase, strict: bool) -> Response<Answer> {
+    let mut reasons = broker.reasons.clone();
+    let (ready, status) = if phase > Phase::Serving {
+        reasons.insert(0, "the node is stopping".to_owned());
+        (false, "draining")
+    } else if !broker.was_live {
+        (false, "starting")
+    } else if !broker.live {
+        (!strict, "degraded")
+    } else if !reasons.is_empty() {
+        (true, "degraded")
+    } else {
+        (true, "ok")
+    };
+    if reasons.is_empty() && !broker.live {
+        reasons.push("the broker does not answer".to_owned());
+    }
+    let code = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    error::json(
+        code,
+        &json!({ "ready": ready, "status": status, "reasons": reasons }),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(live: bool, was_live: bool, phase: Phase, strict: bool) -> (u16, String) {
+        let broker = BrokerStatus {
+            live,
+            was_live,
+            reasons: Vec::new(),
+        };
+        let response = readiness(&broker, phase, strict);
+        let Answer::Whole(body) = response.body() else {
+            panic!("no body")
+        };
+        let body: serde_json::Value = serde_json::from_slice(body).unwrap();
+        assert_eq!(body["ready"], response.status() == 200);
+        assert_eq!(
+            body["reasons"].as_array().unwrap().is_empty(),
+            live && phase == Phase::Serving
+        );
+        (
+            response.status().as_u16(),
+            body["status"].as_str().unwrap().to_owned(),
+        )
+    }
+
+    #[test]
+    fn readiness_is_a_latch() {
+        use Phase::{Serving, Unready};
+        assert_eq!(
+            status(false, false, Serving, false),
+            (503, "starting".into())
+        );
+        assert_eq!(status(true, true, Serving, false), (200, "ok".into()));
+        assert_eq!(
+            status(false, true, Serving, false),
+            (200, "degraded".into())
+        );
+        assert_eq!(status(false, true, Serving, true), (503, "degraded".into()));
+        assert_eq!(status(true, true, Unready, false), (503, "draining".into()));
+    }
+}

@@ -1,0 +1,482 @@
+//! Publishing over HTTP: who may, and what a request body means.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body;
+use protocol::{RoomName, event};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::error::Failure;
+use crate::broker::NewEvent;
+
+/// A body that takes longer is given up.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most bytes of an idempotency key.
+const MAX_KEY_BYTES: usize = 256;
+/// JSON writes a byte as six at worst (`\u0041`); the rest is for the envelope itself.
+const ENVELOPE_FACTOR: usize = 6;
+const ENVELOPE_EXTRA: usize = 4096;
+
+/// Who may publish over HTTP, and how much.
+#[derive(Clone, Default)]
+pub struct PublishRules {
+    /// Anyone may, everywhere.
+    pub open: bool,
+    /// Keys that may publish in any room.
+    pub keys: Vec<String>,
+    /// Rooms in which anyone may: names, or `prefix*`.
+    pub open_rooms: Vec<String>,
+    /// Largest data of an event.
+    pub max_bytes: usize,
+}
+
+impl PublishRules {
+    /// Whether this request may publish in this room.
+    ///
+    /// # Errors
+    /// 401 or 403, saying what to send or to configure.
+    pub fn check(&self, room: &RoomName, headers: &HeaderMap) -> Result<(), Failure> {
+        if self.open
+            || self
+                .open_rooms
+                .iter()
+                .any(|pattern| matches(pattern, room.as_str()))
+        {
+            return Ok(());
+        }
+        if self.keys.is_empty() {
+            return Err(Failure::new(
+                StatusCode::FORBIDDEN,
+                "publishing in this room over HTTP is not configured: set publish.keys, or name the room in publish.open_rooms",
+            ));
+        }
+        let (sentence, challenge) = match headers.get(header::AUTHORIZATION).map(bearer) {
+            None => (
+                "publishing in this room needs `Authorization: Bearer KEY` with one of publish.keys, or the room in publish.open_rooms",
+                "Bearer",
+            ),
+            Some(Some(key)) if self.knows(key) => return Ok(()),
+            Some(_) => (
+                "the key in `Authorization: Bearer KEY` is none of publish.keys",
+                "Bearer error=\"invalid_token\"",
+            ),
+        };
+        Err(Failure::new(StatusCode::UNAUTHORIZED, sentence).with(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static(challenge),
+        ))
+    }
+
+    /// Compares with every key, and every byte: the time taken tells nothing but lengths.
+    fn knows(&self, key: &[u8]) -> bool {
+        let differs = |a: &[u8], b: &[u8]| {
+            a.iter()
+                .zip(b)
+                .fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)))
+        };
+        self.keys.iter().fold(false, |known, one| {
+            known | (one.len() == key.len() && differs(one.as_bytes(), key) == 0)
+        })
+    }
+}
+
+/// `Debug` hides the keys.
+impl std::fmt::Debug for PublishRules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            open,
+            keys,
+            open_rooms,
+            max_bytes,
+        } = self;
+        write!(
+            f,
+            "PublishRules {{ open: {open}, {} keys, open_rooms: {open_rooms:?}, max_bytes: {max_bytes} }}",
+            keys.len()
+        )
+    }
+}
+
+fn matches(pattern: &str, room: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(prefix) => room.starts_with(prefix),
+        None => pattern == room,
+    }
+}
+
+fn bearer(value: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, key) = value.as_bytes().split_at_checked(7)?;
+    scheme
+        .eq_ignore_ascii_case(b"bearer ")
+        .then_some(key.trim_ascii())
+}
+
+/// Reads the event out of a request that may publish.
+///
+/// # Errors
+/// 400, 408 or 413, naming what is wrong.
+pub async fn read_event<B>(
+    headers: &HeaderMap,
+    body: B,
+    max_bytes: usize,
+) -> Result<NewEvent, Failure>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let idempotency_key = idempotency_key(headers)?;
+    let kind = Kind::read(headers);
+    let cap = match kind {
+        Kind::Data => max_bytes,
+        Kind::Json | Kind::Form => max_bytes
+            .saturating_mul(ENVELOPE_FACTOR)
+            .saturating_add(ENVELOPE_EXTRA),
+    };
+    let bytes = read_body(body, cap)
+        .await
+        .map_err(|failure| match failure.status {
+            StatusCode::PAYLOAD_TOO_LARGE => Failure::too_large(max_bytes),
+            _ => failure,
+        })?;
+    let envelope = match kind {
+        Kind::Json => true,
+        // What `curl -d` sends without being told otherwise.
+        Kind::Form => bytes.trim_ascii_start().starts_with(b"{"),
+        Kind::Data => false,
+    };
+    let mut new = if envelope {
+        from_envelope(&bytes)?
+    } else {
+        NewEvent {
+            data: bytes,
+            ..NewEvent::default()
+        }
+    };
+    event::check(&new.name, &new.data, max_bytes)?;
+    new.idempotency_key = idempotency_key;
+    new.traceparent = traceparent(headers);
+    Ok(new)
+}
+
+/// Reads a whole body of at most `cap` bytes, within a time.
+///
+/// # Errors
+/// 400, 408 or 413.
+pub async fn read_body<B>(body: B, cap: usize) -> Result<Bytes, Failure>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let promised = body.size_hint().lower();
+    if promised > cap as u64 {
+        return Err(Failure::too_large(cap));
+    }
+    let whole = std::pin::pin!(Limited::new(body, cap).collect());
+    match tokio::time::timeout(BODY_TIMEOUT, whole).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::too_large(cap)),
+        Ok(Err(_)) => Err(Failure::bad(
+            "the request body ended before its announced length",
+        )),
+        Err(_) => Err(Failure::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request body did not arrive in time",
+        )),
+    }
+}
+
+/// What the content type says of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Form,
+    Data,
+}
+
+impl Kind {
+    fn read(headers: &HeaderMap) -> Self {
+        let value = headers
+            .get(header::CONTENT_TYPE)
+            .map(HeaderValue::as_bytes)
+            .unwrap_or_default();
+        let kind = value
+            .split(|b| *b == b';')
+            .next()
+            .unwrap_or_default()
+            .trim_ascii()
+            .to_ascii_lowercase();
+        match kind.as_slice() {
+            b"application/json" | b"text/json" => Self::Json,
+            b"application/x-www-form-urlencoded" => Self::Form,
+            kind if kind.ends_with(b"+json") => Self::Json,
+            _ => Self::Data,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope<'a> {
+    #[serde(default)]
+    event: Option<String>,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    #[serde(default)]
+    ephemeral: bool,
+}
+
+fn from_envelope(body: &[u8]) -> Result<NewEvent, Failure> {
+    let text =
+        std::str::from_utf8(body).map_err(|_| Failure::from(protocol::EventError::NotUtf8))?;
+    let bad = |error: serde_json::Error| {
+        Failure::bad(format!(
+            "the request body is not a JSON object with data and perhaps event and ephemeral: {error}"
+        ))
+    };
+    if !text.trim_start().starts_with('{') {
+        return Err(Failure::bad(
+            "the request body is JSON, but not an object such as {\"event\":\"chat\",\"data\":\"hi\"}; to publish it as it is, send it as text/plain",
+        ));
+    }
+    let Envelope {
+        event,
+        data,
+        ephemeral,
+    } = serde_json::from_str(text).map_err(bad)?;
+    let data = match data.get() {
+        string if string.starts_with('"') => serde_json::from_str::<String>(string)
+            .map_err(bad)?
+            .into_bytes(),
+        other => compact(other),
+    };
+    Ok(NewEvent {
+        name: event.unwrap_or_default().into(),
+        data: data.into(),
+        ephemeral,
+        ..NewEvent::default()
+    })
+}
+
+/// JSON without the blanks between its tokens. Numbers and the order of members stay as they were
+/// written.
+fn compact(json: &str) -> Vec<u8> {
+    let (mut string, mut escaped) = (false, false);
+    let keep = |b: &u8| {
+        let blank = !string && b.is_ascii_whitespace();
+        match b {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = string,
+            b'"' => string = !string,
+            _ => {}
+        }
+        !blank
+    };
+    json.bytes().filter(keep).collect()
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    match value.to_str() {
+        Ok(key) if (1..=MAX_KEY_BYTES).contains(&key.len()) => Ok(Some(key.to_owned())),
+        _ => Err(Failure::bad(format!(
+            "Idempotency-Key is not 1 to {MAX_KEY_BYTES} printable ASCII characters"
+        ))),
+    }
+}
+
+/// W3C trace context, version 00 or later; anything else is nobody's error.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let shape = (55..=128).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    shape.then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn read(kind: Option<&'static str>, body: &'static [u8]) -> Result<NewEvent, Failure> {
+        let mut headers = HeaderMap::new();
+        if let Some(kind) = kind {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        }
+        read_event(
+            &headers,
+            http_body_util::Full::new(Bytes::from_static(body)),
+            16,
+        )
+        .await
+    }
+
+    #[tokio::test]
+    async fn content_types_decide_what_a_body_is() {
+        let json = br#"{"event":"chat","data":{"b": 1.50, "a": "x \" y"}}"#;
+        for kind in [
+            "application/json; charset=utf-8",
+            "application/x-www-form-urlencoded",
+            "application/cloudevents+json",
+        ] {
+            let failure = read(Some(kind), json).await.unwrap_err();
+            assert_eq!(failure.status, 413, "{failure}");
+        }
+        let short = br#" {"event":"chat","data":{"b": 1.5, "a":[]}}"#;
+        let event = read(Some("application/x-www-form-urlencoded"), short)
+            .await
+            .unwrap();
+        assert_eq!(
+            (&event.name[..], &event.data[..]),
+            (&b"chat"[..], &br#"{"b":1.5,"a":[]}"#[..])
+        );
+    }
+
+    #[tokio::test]
+    async fn anything_else_is_the_data() {
+        for kind in [
+            None,
+            Some("text/plain"),
+            Some("application/x-www-form-urlencoded"),
+        ] {
+            let event = read(kind, b"a=b&c").await.unwrap();
+            assert_eq!(
+                (&event.name[..], &event.data[..]),
+                (&b""[..], &b"a=b&c"[..])
+            );
+        }
+        assert_eq!(
+            &read(Some("text/plain"), b"{\"data\":1}")
+                .await
+                .unwrap()
+                .data[..],
+            b"{\"data\":1}"
+        );
+    }
+
+    #[tokio::test]
+    async fn bad_bodies_are_named() {
+        let json = Some("application/json");
+        for (kind, body, status, word) in [
+            (
+                json,
+                &br#"{"event":"a","data":"b","id":"1-0"}"#[..],
+                400,
+                "`id`",
+            ),
+            (json, br#"{"event":"a"}"#, 400, "`data`"),
+            (json, br#"{"data":"#, 400, "EOF"),
+            (json, br#"[1]"#, 400, "not an object"),
+            (
+                json,
+                br#"{"event":"stream.open","data":""}"#,
+                400,
+                "stream.",
+            ),
+            (json, br#"{"event":"a\nb","data":""}"#, 400, "CR, LF"),
+            (json, b"{\"data\":\"\xff\"}", 400, "UTF-8"),
+            (None, b"\xff", 400, "UTF-8"),
+            (None, b"seventeen bytes!!", 413, "16 bytes"),
+        ] {
+            let failure = read(kind, body).await.unwrap_err();
+            assert_eq!(failure.status.as_u16(), status, "{failure}");
+            assert!(failure.sentence.contains(word), "{failure}");
+        }
+    }
+
+    #[tokio::test]
+    async fn data_of_any_type_is_text() {
+        for (body, data) in [
+            (&br#"{"data":"a\u0041\n"}"#[..], "aA\n"),
+            (br#"{"data":12345678901234567890123}"#, ""),
+            (br#"{"data": [1,  "a b", null] }"#, "[1,\"a b\",null]"),
+            (br#"{"data":null}"#, "null"),
+        ] {
+            match read(Some("application/json"), body).await {
+                Ok(event) => assert_eq!(&event.data[..], data.as_bytes()),
+                Err(failure) => assert_eq!((failure.status.as_u16(), data), (413, "")),
+            }
+        }
+        let event = read(
+            Some("application/json"),
+            br#"{"data":"x","ephemeral":true}"#,
+        )
+        .await
+        .unwrap();
+        assert!(event.ephemeral);
+    }
+
+    #[test]
+    fn rules() {
+        let demo = RoomName::parse("demo").unwrap();
+        let with = |value: &'static str| {
+            [(header::AUTHORIZATION, HeaderValue::from_static(value))]
+                .into_iter()
+                .collect::<HeaderMap>()
+        };
+        let none = HeaderMap::new();
+        let rules = PublishRules {
+            keys: vec!["k1".into(), "key2".into()],
+            ..PublishRules::default()
+        };
+        assert_eq!(rules.check(&demo, &none).unwrap_err().status, 401);
+        assert_eq!(
+            rules.check(&demo, &with("Bearer no")).unwrap_err().status,
+            401
+        );
+        assert_eq!(
+            rules.check(&demo, &with("Basic key2")).unwrap_err().status,
+            401
+        );
+        assert!(rules.check(&demo, &with("bearer key2")).is_ok());
+        let failure = PublishRules::default()
+            .check(&demo, &with("Bearer k1"))
+            .unwrap_err();
+        assert_eq!(failure.status, 403);
+        assert!(failure.sentence.contains("publish.keys"));
+        for (pattern, ok) in [
+            ("demo", true),
+            ("de*", true),
+            ("*", true),
+            ("dem", false),
+            ("demo2", false),
+        ] {
+            let rules = PublishRules {
+                open_rooms: vec![pattern.into()],
+                ..PublishRules::default()
+            };
+            assert_eq!(rules.check(&demo, &none).is_ok(), ok, "{pattern}");
+        }
+        assert!(!format!("{rules:?}").contains("key2"));
+    }
+
+    #[test]
+    fn keys_and_traces_have_a_shape() {
+        let with = |name: &'static str, value: &str| {
+            [(
+                http::HeaderName::from_static(name),
+                HeaderValue::from_str(value).unwrap(),
+            )]
+            .into_iter()
+            .collect::<HeaderMap>()
+        };
+        assert_eq!(
+            idempotency_key(&with("idempotency-key", "a b"))
+                .unwrap()
+                .as_deref(),
+            Some("a b")
+        );
+        assert!(idempotency_key(&with("idempotency-key", "")).is_err());
+        assert!(idempotency_key(&with("idempotency-key", &"x".repeat(257))).is_err());
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(
+            traceparent(&with("traceparent", trace)).as_deref(),
+            Some(trace)
+        );
+        assert_eq!(traceparent(&with("traceparent", "nonsense")), None);
+    }
+}

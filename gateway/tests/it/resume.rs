@@ -307,7 +307,7 @@ async fn a_deleted_room_is_told_to_those_in_it_and_to_those_who_come_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_behind_haproxy_lose_nothing_and_double_nothing() {
     let (redis, mut a, mut b) = two_nodes().await;
-    let Some(haproxy) = HaProxy::start(&[&a, &b]).await else {
+    let Some(haproxy) = HaProxy::start([&a, &b]).await else {
         return;
     };
     kill_rounds(&redis, &mut a, &mut b, &[haproxy.address], Some(&haproxy)).await;

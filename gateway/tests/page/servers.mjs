@@ -1,7 +1,7 @@
 // Redis, gateways and HAProxy for the page test, each ended by `stop`.
 
 import { execFile, spawn } from "node:child_process";
-import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -46,11 +46,11 @@ function freePort() {
   });
 }
 
-function start(name, command, args) {
+function start(name, command, args, { cwd, variables } = {}) {
   const log = openSync(path.join(directory, `${name}.log`), "a");
   // Settings of whoever runs the test are not the test's.
   const env = Object.fromEntries(Object.entries(process.env).filter(([key]) => !key.startsWith("SSE_")));
-  const child = spawn(command, args, { stdio: ["ignore", log, log], env });
+  const child = spawn(command, args, { stdio: ["ignore", log, log], cwd, env: { ...env, ...variables } });
   children.add(child);
   child.once("exit", () => children.delete(child));
   return child;
@@ -111,22 +111,12 @@ export class HaProxy {
   async start(gateways) {
     this.port = await freePort();
     this.url = `http://127.0.0.1:${this.port}`;
-    const left = [...gateways];
-    const lines = readFileSync(path.join(deploy, "haproxy.cfg"), "utf8").split("\n").map((line) => {
-      const words = line.trim().split(/\s+/);
-      if (words[0] === "bind") words[1] = `127.0.0.1:${this.port}`;
-      else if (words[0] === "server") {
-        const gateway = left.shift();
-        if (!gateway) return "";
-        words[2] = `127.0.0.1:${gateway.port}`;
-        const at = words.indexOf("port");
-        if (at > 0) words[at + 1] = gateway.admin;
-      } else return line;
-      return `    ${words.join(" ")}`;
+    const variables = { BIND: `127.0.0.1:${this.port}` };
+    gateways.forEach((gateway, index) => {
+      variables[`GATEWAY_${index + 1}`] = `127.0.0.1:${gateway.port}`;
+      variables[`GATEWAY_${index + 1}_ADMIN_PORT`] = String(gateway.admin);
     });
-    const file = path.join(directory, "haproxy.cfg");
-    writeFileSync(file, lines.join("\n"));
-    start("haproxy", "haproxy", ["-db", "-C", deploy, "-f", file]);
+    start("haproxy", "haproxy", ["-db", "-f", "haproxy.cfg"], { cwd: deploy, variables });
     await eventually("HAProxy answers", async () => (await fetch(`${this.url}/rooms/probe`)).ok);
     return this;
   }

@@ -1,7 +1,8 @@
 //! HAProxy with the configuration that this project ships; only the addresses are the test's own.
 
+use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::{Gateway, http, port};
@@ -10,69 +11,57 @@ use super::{Gateway, http, port};
 pub struct HaProxy {
     pub address: SocketAddr,
     child: Child,
-    log: std::path::PathBuf,
+    log: PathBuf,
     _directory: tempfile::TempDir,
 }
 
 impl HaProxy {
     /// `None`, with a line that says so, where HAProxy is not installed: nothing else skips a test.
-    pub async fn start(gateways: &[&Gateway]) -> Option<Self> {
-        let installed = Command::new("haproxy")
-            .arg("-v")
-            .stdout(Stdio::null())
-            .status();
-        if installed.is_err() {
+    pub async fn start(gateways: [&Gateway; 2]) -> Option<Self> {
+        let version = Command::new("haproxy").arg("-v").output();
+        if version.is_err() {
             eprintln!("SKIPPED: haproxy is not installed (apt-get install haproxy)");
             return None;
         }
-        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
-        let shipped =
-            std::fs::read_to_string(deploy.join("haproxy.cfg")).expect("deploy/haproxy.cfg");
         let address = port::free();
         let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("haproxy.cfg");
-        std::fs::write(&file, with_addresses(&shipped, address, gateways)).unwrap();
         let log = directory.path().join("haproxy.log");
-        let out = std::fs::File::create(&log).unwrap();
+        let out = File::create(&log).unwrap();
         let mut command = Command::new("haproxy");
-        // `-C`: error files are named relative to the configuration that is shipped.
+        command.args(["-db", "-f", "haproxy.cfg"]);
+        command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy"));
+        command.env("BIND", address.to_string());
+        for (gateway, number) in gateways.iter().zip(1..) {
+            let (name, admin) = (format!("GATEWAY_{number}"), gateway.admin.port());
+            command.env(format!("{name}_ADMIN_PORT"), admin.to_string());
+            command.env(name, gateway.address.to_string());
+        }
         command
-            .arg("-db")
-            .arg("-C")
-            .arg(&deploy)
-            .arg("-f")
-            .arg(&file)
-            .stdin(Stdio::null());
-        let child = command
-            .stdout(Stdio::from(out.try_clone().unwrap()))
-            .stderr(Stdio::from(out))
-            .spawn()
-            .unwrap();
+            .stdin(Stdio::null())
+            .stderr(out.try_clone().unwrap());
+        let child = command.stdout(out).spawn().unwrap();
         let mut haproxy = Self {
             address,
             child,
             log,
             _directory: directory,
         };
-        eventually!(
-            {
-                assert!(
-                    haproxy.child.try_wait().unwrap().is_none(),
-                    "haproxy ended: {}",
-                    haproxy.log()
-                );
-                http::try_request(address, "GET", "/rooms/probe", &[], b"")
-                    .await
-                    .is_ok_and(|a| a.status == 200)
-            },
-            "{}",
-            haproxy.log()
-        );
+        haproxy.wait().await;
         Some(haproxy)
     }
 
-    fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+    async fn wait(&mut self) {
+        let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
+        eventually!(
+            {
+                let ended = self.child.try_wait().unwrap();
+                assert!(ended.is_none(), "haproxy ended: {}", log());
+                let answer = http::try_request(self.address, "GET", "/rooms/probe", &[], b"").await;
+                answer.is_ok_and(|answer| answer.status == 200)
+            },
+            "{}",
+            log()
+        );
     }
 }
 
@@ -81,33 +70,4 @@ impl Drop for HaProxy {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The shipped configuration with our address in `bind`, and our gateways in the `server` lines.
-fn with_addresses(shipped: &str, address: SocketAddr, gateways: &[&Gateway]) -> String {
-    let mut left = gateways.iter();
-    let mut lines = Vec::new();
-    for line in shipped.lines() {
-        let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        match words.first().map(String::as_str) {
-            Some("bind") => words[1] = address.to_string(),
-            Some("server") => {
-                let Some(gateway) = left.next() else { continue };
-                words[2] = gateway.address.to_string();
-                if let Some(at) = words.iter().position(|word| word == "port") {
-                    words[at + 1] = gateway.admin.port().to_string();
-                }
-            }
-            _ => {
-                lines.push(line.to_owned());
-                continue;
-            }
-        }
-        lines.push(format!("    {}", words.join(" ")));
-    }
-    assert!(
-        left.next().is_none(),
-        "deploy/haproxy.cfg has fewer servers than the test has gateways"
-    );
-    lines.join("\n") + "\n"
 }

@@ -1,13 +1,14 @@
-local key, argc = KEYS[1], #ARGV
-local room = string.match(key or '', 'room:(.*)$')
-if not room or #room < 1 or #room > 128 or string.find(room, '[^%w._~:@-]') or room == '.' or room == '..' then
+local key, argc, call = KEYS[1], #ARGV, redis.call
+local first, last = string.find(key or '', 'room:[%w._~:@-]+$')
+if not first or last - first > 132 or (last - first < 7 and string.find(key, 'room:%.%.?$')) then
   return redis.error_reply('ERR sse: the key must be <prefix>room:<room>, and a room name is 1 to 128 ASCII letters, digits and . _ ~ : @ -')
 end
 if argc % 2 == 1 then
   return redis.error_reply('ERR sse: arguments come in pairs of a name and a value')
 end
 local event, data, once, head
-local maxlen, maxage, expire, onceexpire, maxbytes = 1000, 0, 86400, 300, 65536
+-- Numbers for redis.call are kept as text: formatting one costs as much as a small command.
+local maxlen, maxage, expire, onceexpire, maxbytes = '1000', 0, '86400', '300', 65536
 local publish, full, extra = 'PUBLISH', false, nil
 for i = 1, argc, 2 do
   local name, value = ARGV[i], ARGV[i + 1]
@@ -24,10 +25,11 @@ for i = 1, argc, 2 do
     if not number or number < 0 or number > 9007199254740991 or number % 1 ~= 0 then
       return redis.error_reply('ERR sse: ' .. name .. ' needs a whole number, not ' .. value)
     end
-    if name == 'maxlen' then maxlen = number
+    local text = number > 0 and string.format('%.0f', number)
+    if name == 'maxlen' then maxlen = text
     elseif name == 'maxage' then maxage = number
-    elseif name == 'expire' then expire = number
-    elseif name == 'onceexpire' then onceexpire = number
+    elseif name == 'expire' then expire = text
+    elseif name == 'onceexpire' then onceexpire = text
     elseif name == 'maxbytes' then maxbytes = number
     elseif number == 1 then publish = 'SPUBLISH' end
   elseif name == 'traceparent' or name == 'tracestate' or string.find(name, '^x%-[%w_-]+$') then
@@ -47,7 +49,7 @@ end
 if #data > maxbytes then
   return redis.error_reply('ERR sse: event data has ' .. #data .. ' bytes, over the limit of ' .. maxbytes)
 end
-if event then
+if event and (#event > 256 or not string.find(event, '^[%w_-]+$')) then
   if #event > 256 then
     return redis.error_reply('ERR sse: an event name has at most 256 bytes')
   elseif string.find(event, '[\r\n%z]') then
@@ -65,15 +67,15 @@ if once then
     return redis.error_reply('ERR sse: an idempotency key has 1 to 256 bytes')
   end
   oncekey = '{' .. key .. '}:once:' .. once
-  local first = redis.call('GET', oncekey)
-  if first then
-    if full then return { first, '', 1 } end
-    return first
+  local id = call('GET', oncekey)
+  if id then
+    if full then return { id, '', 1 } end
+    return id
   end
 end
 
-local last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', '1')[1]
-local prev = last and last[1] or '0-0'
+local newest = call('XREVRANGE', key, '+', '-', 'COUNT', '1')[1]
+local prev = newest and newest[1] or '0-0'
 local id
 if extra then
   local fields = {}
@@ -86,32 +88,32 @@ if extra then
     fields[#fields + 1] = extra[i + 1]
     head = head .. extra[i] .. ': ' .. extra[i + 1] .. '\n'
   end
-  if maxlen > 0 then
-    id = redis.call('XADD', key, 'MAXLEN', '~', maxlen, '*', unpack(fields))
+  if maxlen then
+    id = call('XADD', key, 'MAXLEN', '~', maxlen, '*', unpack(fields))
   else
-    id = redis.call('XADD', key, '*', unpack(fields))
+    id = call('XADD', key, '*', unpack(fields))
   end
-elseif event and maxlen > 0 then
-  id = redis.call('XADD', key, 'MAXLEN', '~', maxlen, '*', 'event', event, 'data', data, 'prev', prev)
+elseif event and maxlen then
+  id = call('XADD', key, 'MAXLEN', '~', maxlen, '*', 'event', event, 'data', data, 'prev', prev)
 elseif event then
-  id = redis.call('XADD', key, '*', 'event', event, 'data', data, 'prev', prev)
-elseif maxlen > 0 then
-  id = redis.call('XADD', key, 'MAXLEN', '~', maxlen, '*', 'data', data, 'prev', prev)
+  id = call('XADD', key, '*', 'event', event, 'data', data, 'prev', prev)
+elseif maxlen then
+  id = call('XADD', key, 'MAXLEN', '~', maxlen, '*', 'data', data, 'prev', prev)
 else
-  id = redis.call('XADD', key, '*', 'data', data, 'prev', prev)
+  id = call('XADD', key, '*', 'data', data, 'prev', prev)
 end
 if maxage > 0 then
-  local oldest = redis.call('TIME')[1] - maxage
-  if oldest > 0 then redis.call('XTRIM', key, 'MINID', '~', string.format('%.0f', oldest * 1000)) end
+  local oldest = call('TIME')[1] - maxage
+  if oldest > 0 then call('XTRIM', key, 'MINID', '~', string.format('%.0f', oldest * 1000)) end
 end
-if expire > 0 then
-  redis.call('EXPIRE', key, expire)
+if expire then
+  call('EXPIRE', key, expire)
 else
-  redis.call('PERSIST', key)
+  call('PERSIST', key)
 end
-if oncekey and onceexpire > 0 then
-  redis.call('SET', oncekey, id, 'EX', onceexpire)
+if oncekey and onceexpire then
+  call('SET', oncekey, id, 'EX', onceexpire)
 end
-redis.call(publish, key, 'SSE/1 ' .. id .. ' ' .. prev .. (event and '\nevent: ' .. event .. '\n' or '\n') .. (head or '') .. '\n' .. data)
+call(publish, key, 'SSE/1 ' .. id .. ' ' .. prev .. (event and '\nevent: ' .. event .. '\n' or '\n') .. (head or '') .. '\n' .. data)
 if full then return { id, prev, 0 } end
 return id

@@ -1,0 +1,52 @@
+# `make test` is all that has to pass; it installs what it needs first. The rest are its parts.
+
+PAGE_TEST := gateway/tests/page/run.sh
+
+.PHONY: help test tools fmt lint doc page unit deny run build
+
+help:
+	@echo "make run     a gateway in development mode, with a demo page"
+	@echo "make test    every check, after installing what is missing"
+	@echo "make tools   only install what is missing"
+	@echo "make fmt | lint | doc | deny | page | unit    one check"
+
+# The tests come last, so that their count closes the output.
+test:
+	@$(MAKE) --no-print-directory tools
+	@$(MAKE) --no-print-directory fmt
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory doc
+	@$(MAKE) --no-print-directory deny
+	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory page
+	@$(MAKE) --no-print-directory unit
+
+run:
+	cargo run --release -p gateway
+
+build:
+	cargo build --workspace
+
+tools:
+	@.ci/tools
+
+fmt:
+	cargo fmt --all -- --check
+
+lint:
+	cargo clippy --workspace --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Not the advisories: their database is a download that a build should not depend on.
+deny:
+	cargo deny check bans licenses sources
+
+page:
+	@if [ ! -e $(PAGE_TEST) ]; then echo "page test: there is none"; \
+	elif ! .ci/tools --has-browser; then echo "page test: left out, for want of node or chromium"; \
+	else bash $(PAGE_TEST); fi
+
+unit:
+	@.ci/unit

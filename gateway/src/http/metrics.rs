@@ -114,11 +114,14 @@ impl Drop for Ended {
     }
 }
 
+/// One of the hub's counts.
+type Count = fn(&HubCounters) -> u64;
+
 /// Reads the hub's counts when they are asked for.
 struct HubMetrics {
     node: Node,
-    counters: Vec<(IntCounter, fn(&HubCounters) -> u64)>,
-    gauges: Vec<(IntGauge, fn(&HubCounters) -> u64)>,
+    counters: Vec<(IntCounter, Count)>,
+    gauges: Vec<(IntGauge, Count)>,
 }
 
 /// Registers the hub's counts.
@@ -126,7 +129,7 @@ struct HubMetrics {
 /// # Errors
 /// The names are taken.
 pub fn register_hub(registry: &Registry, node: Node) -> prometheus::Result<()> {
-    let counters: [(&str, &str, fn(&HubCounters) -> u64); 10] = [
+    let counters: [(&str, &str, Count); 10] = [
         ("streams_opened_total", "Event streams opened.", |c| {
             c.streams_opened
         }),
@@ -174,7 +177,7 @@ pub fn register_hub(registry: &Registry, node: Node) -> prometheus::Result<()> {
             |c| c.lag_closed,
         ),
     ];
-    let gauges: [(&str, &str, fn(&HubCounters) -> u64); 3] = [
+    let gauges: [(&str, &str, Count); 3] = [
         ("streams_open", "Event streams open now.", |c| {
             c.streams_open
         }),
@@ -215,7 +218,7 @@ impl Collector for HubMetrics {
         let now = self.node.counters();
         let mut families = Vec::with_capacity(self.counters.len() + self.gauges.len());
         for (metric, read) in &self.counters {
-            // Two scrapes at a time may both add: the counter is brought up to the hub's, never past it.
+            // Brought up to the hub's own count: scrapes come one at a time, from one thread.
             let behind = read(&now).saturating_sub(metric.get());
             metric.inc_by(behind);
             families.extend(metric.collect());

@@ -44,9 +44,7 @@ deny:
 	cargo deny check bans licenses sources
 
 page:
-	@if [ ! -e $(PAGE_TEST) ]; then echo "page test: there is none"; \
-	elif ! .ci/tools --has-browser; then echo "page test: left out, for want of node or chromium"; \
-	else bash $(PAGE_TEST); fi
+	@if [ -e $(PAGE_TEST) ]; then bash $(PAGE_TEST); fi
 
 unit:
 	@.ci/unit

@@ -1,13 +1,16 @@
 //! The command line: flags, subcommands, help and exit codes.
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::StyledStr;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::config::LogFormat;
+use crate::telemetry;
 
 /// Exit code for a command line or configuration that cannot be used (`EX_USAGE`).
 pub const EXIT_USAGE: u8 = 64;
@@ -123,9 +126,18 @@ impl Cli {
             if error.use_stderr() {
                 Stop::Usage(sentence(&error.to_string()))
             } else {
-                Stop::Shown(error.render().ansi().to_string())
+                Stop::Shown(shown(&error.render()))
             }
         })
+    }
+}
+
+/// With colours for a terminal, without for a pipe or a file.
+fn shown(text: &StyledStr) -> String {
+    if std::io::stdout().is_terminal() && !telemetry::no_color() {
+        text.ansi().to_string()
+    } else {
+        text.to_string()
     }
 }
 

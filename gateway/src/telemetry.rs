@@ -50,8 +50,9 @@ pub fn init(level: &str, format: LogFormat) -> Result<(), TelemetryError> {
     started.map_err(|_| TelemetryError::Twice)
 }
 
-/// <https://no-color.org>: any value but the empty one counts.
-fn no_color() -> bool {
+/// Whether colours are unwanted: <https://no-color.org>, where any value but the empty one counts.
+#[must_use]
+pub fn no_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 

@@ -162,7 +162,7 @@ const send = publisher(url, (event, state, sentence) => {
     notice("refused", `Not sent: ${sentence}`, true);
     form.elements.text.value ||= event.data.m;
   }
-  if (state === "retrying") notice("sending", `Not sent yet: ${sentence}. Trying again. ${navigator.onLine ? SIX : ""}`);
+  if (state === "retrying") notice("sending", `Not sent yet: ${sentence}. Trying again.`);
   if (state === "sent") notice("sending");
 });
 

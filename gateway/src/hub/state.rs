@@ -161,6 +161,7 @@ impl State {
         subscriber.adrift = catch_up.presented.is_none();
         subscriber.catch_up = Some(Box::new(catch_up));
         self.subscribers.insert(subscriber);
+        self.count_open();
         self.open_at_once(key);
         self.resolve(key);
         self.flush(key);
@@ -177,6 +178,13 @@ impl State {
         self.upstream.subscribe(self.shard, name);
         Counters::bump(&self.counters.rooms, 1);
         key
+    }
+
+    fn count_open(&self) {
+        let open = self.subscribers.len() as u64;
+        self.counters
+            .streams_open
+            .store(open, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// A client that resumes is told its own position back before anything else; a new one, while
@@ -326,6 +334,7 @@ impl State {
             return;
         };
         Counters::bump(&self.counters.streams_closed, 1);
+        self.count_open();
         let room_key = subscriber.room as usize;
         let room = &mut self.rooms[room_key];
         let index = subscriber.index as usize;
@@ -353,10 +362,6 @@ impl State {
             self.retry();
         }
         self.drain_some();
-        let open = self.subscribers.len() as u64;
-        self.counters
-            .streams_open
-            .store(open, std::sync::atomic::Ordering::Relaxed);
         self.counters
             .log_bytes
             .store(self.log_bytes as u64, std::sync::atomic::Ordering::Relaxed);

@@ -12,7 +12,7 @@ use prometheus::Registry;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::broker::Broker;
 use crate::broker::memory::{MemoryBroker, MemoryConfig};
@@ -265,7 +265,7 @@ impl Parts {
         };
         tokio::select! {
             result = shard.run(inlet) => match result {
-                Ok(()) => info!(shard = id, "A shard has ended."),
+                Ok(()) => debug!(shard = id, "A shard has ended: the broker is gone."),
                 Err(error) => error!(shard = id, %error, "A shard has failed."),
             },
             () = sockets => {}

@@ -270,3 +270,72 @@ impl Broker for MemoryBroker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new(data: &'static str) -> NewEvent {
+        NewEvent {
+            data: data.into(),
+            ..NewEvent::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_subscribed_shard_gets_events_in_order_and_others_nothing() {
+        let (inlets, mut outlets): (Inlets, Vec<_>) = (0..2).map(|_| mpsc::channel(64)).unzip();
+        let broker = MemoryBroker::start(MemoryConfig::default(), inlets);
+        let room = RoomName::parse("a").unwrap();
+        assert!(matches!(outlets[0].recv().await, Some(Supply::Live(true))));
+        assert!(matches!(outlets[1].recv().await, Some(Supply::Live(true))));
+        let first = broker
+            .publish(room.clone(), new("before"))
+            .await
+            .unwrap()
+            .id;
+        broker.subscribe(0, &room);
+        let Some(Supply::Joined { head, .. }) = outlets[0].recv().await else {
+            panic!("not joined")
+        };
+        assert_eq!(Some(head), first);
+        let publishes: Vec<_> = (0..50)
+            .map(|_| broker.publish(room.clone(), new("x")))
+            .collect();
+        let mut ids: Vec<_> = Vec::new();
+        for published in futures_util::future::join_all(publishes).await {
+            ids.push(published.unwrap().id);
+        }
+        let mut seen = vec![first];
+        while seen.len() <= 50 {
+            let Some(Supply::Append { items, .. }) = outlets[0].recv().await else {
+                panic!("no events")
+            };
+            for item in items {
+                assert_eq!(item.prev(), *seen.last().unwrap());
+                seen.push(item.id());
+            }
+        }
+        assert_eq!(seen[1..], ids);
+        assert!(outlets[1].try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_full_inlet_holds_up_publishers_and_not_readers() {
+        let (inlet, mut outlet) = mpsc::channel(1);
+        let broker = MemoryBroker::start(MemoryConfig::default(), vec![inlet]);
+        let room = RoomName::parse("a").unwrap();
+        broker.subscribe(0, &room);
+        let publish = tokio::spawn(broker.publish(room.clone(), new("x")));
+        let history = broker
+            .history(room, HistoryQuery::Newest { limit: 1 })
+            .await
+            .unwrap();
+        assert_eq!(history.last_id, protocol::EventId::ZERO);
+        assert!(!publish.is_finished());
+        assert!(matches!(outlet.recv().await, Some(Supply::Live(true))));
+        assert!(matches!(outlet.recv().await, Some(Supply::Joined { .. })));
+        assert!(matches!(outlet.recv().await, Some(Supply::Append { .. })));
+        assert!(publish.await.unwrap().unwrap().id.is_some());
+    }
+}

@@ -162,3 +162,161 @@ impl Write for Watched {
         self.note(written)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+    use tokio::task::{LocalSet, spawn_local};
+
+    use super::*;
+    use crate::broker::memory::{MemoryBroker, MemoryConfig};
+    use crate::http::encoding::ChunkedEncoder;
+    use crate::http::metrics::HttpMetrics;
+    use crate::http::{HttpConfig, PublishRules};
+    use crate::hub::{HubConfig, Node, Shard};
+
+    /// A shard, a broker and the HTTP side in this thread.
+    fn site() -> Rc<Site> {
+        let stream = crate::config::defaults().stream;
+        let (inlet, outlet) = mpsc::channel(8);
+        let broker = MemoryBroker::start(MemoryConfig::default(), vec![inlet]);
+        let node = Node::new(1);
+        let hub = HubConfig {
+            heartbeat: stream.heartbeat,
+            log_bytes: stream.log_bytes,
+            log_entries: stream.log_entries,
+            log_memory: stream.log_memory,
+            max_lag_bytes: stream.max_lag_bytes as u64,
+            lag_timeout: stream.lag_timeout,
+            history_page: stream.history_page,
+            unclean_close: true,
+        };
+        let encoder = ChunkedEncoder::new("n1".into(), Duration::ZERO, Duration::ZERO);
+        let shard = Shard::new(0, hub, broker.clone(), Rc::new(encoder), &node).unwrap();
+        let handle = shard.handle();
+        spawn_local(shard.run(outlet));
+        Rc::new(Site {
+            config: Arc::new(HttpConfig {
+                node: "n1".into(),
+                path_prefix: String::new(),
+                allowed_origins: Vec::new(),
+                head_timeout: Duration::from_secs(60),
+                max_head_bytes: 16384,
+                demo: false,
+                publish: PublishRules {
+                    open: true,
+                    max_bytes: 1 << 20,
+                    ..PublishRules::default()
+                },
+            }),
+            broker,
+            node,
+            shard: handle,
+            metrics: Arc::new(HttpMetrics::register(&prometheus::Registry::new()).unwrap()),
+            lifecycle: Default::default(),
+        })
+    }
+
+    async fn connect(site: &Rc<Site>) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        spawn_local(serve(site.clone(), listener.accept().await.unwrap().0));
+        client
+    }
+
+    async fn read_until(client: &mut TcpStream, end: &str) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(end.as_bytes()) {
+            let more = client.read_buf(&mut text);
+            let read = tokio::time::timeout(Duration::from_secs(20), more).await;
+            assert_ne!(
+                read.expect("more bytes").unwrap(),
+                0,
+                "{}",
+                String::from_utf8_lossy(&text)
+            );
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_stream_follows_earlier_requests_on_its_connection() {
+        let work = async {
+            let site = site();
+            let mut client = connect(&site).await;
+            client
+                .write_all(b"GET /rooms/a HTTP/1.1\r\n\r\n")
+                .await
+                .unwrap();
+            assert!(
+                read_until(&mut client, "}")
+                    .await
+                    .contains("\"subscribers\":0")
+            );
+            // A subscriber's body is not the next request; what follows it is nobody's.
+            let request = b"POST /rooms/a/events HTTP/1.1\r\nAccept: text/event-stream\r\nContent-Length: 4\r\n\r\n";
+            client
+                .write_all(&[request, &b"bodyGET /rooms/b HTTP/1.1\r\n\r\n"[..]].concat())
+                .await
+                .unwrap();
+            let text = read_until(&mut client, "\n\n\r\n").await;
+            assert!(
+                text.contains("Transfer-Encoding: chunked\r\n")
+                    && text.contains("event: stream.open\n"),
+                "{text}"
+            );
+            assert_eq!(site.metrics.connections(), 0, "the stream is the hub's");
+            let mut other = connect(&site).await;
+            other
+                .write_all(b"POST /rooms/a/events HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi")
+                .await
+                .unwrap();
+            assert!(
+                read_until(&mut other, "}")
+                    .await
+                    .starts_with("HTTP/1.1 201 ")
+            );
+            assert!(
+                read_until(&mut client, "\n\n\r\n")
+                    .await
+                    .ends_with("\ndata: hi\n\n\r\n")
+            );
+        };
+        LocalSet::new().run_until(work).await;
+    }
+
+    /// The answer before the stream is larger than the kernel takes at once: not a byte of it may
+    /// be lost when the socket changes hands.
+    #[tokio::test]
+    async fn a_slow_reader_of_an_earlier_answer_loses_nothing() {
+        let work = async {
+            let site = site();
+            let mut client = connect(&site).await;
+            let event = vec![b'x'; 1 << 20];
+            for _ in 0..16 {
+                let head = format!(
+                    "POST /rooms/a/events HTTP/1.1\r\nContent-Length: {}\r\n\r\n",
+                    event.len()
+                );
+                client.write_all(head.as_bytes()).await.unwrap();
+                client.write_all(&event).await.unwrap();
+                read_until(&mut client, "}").await;
+            }
+            let requests = "GET /rooms/a/events HTTP/1.1\r\nAccept: application/json\r\n\r\n\
+                            GET /rooms/a/events HTTP/1.1\r\n\r\n";
+            client.write_all(requests.as_bytes()).await.unwrap();
+            let text = read_until(&mut client, "\n\n\r\n").await;
+            let (history, stream) = text.rsplit_once("HTTP/1.1 200 OK\r\n").unwrap();
+            assert!(history.len() > 16 << 20 && history.ends_with('}'));
+            assert!(stream.contains("event: stream.open\n"));
+        };
+        LocalSet::new().run_until(work).await;
+    }
+}

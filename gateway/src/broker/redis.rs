@@ -1,14 +1,42 @@
-//! The Redis broker.
+//! The Redis broker: one thread beside the shards that holds the subscriptions, keeps every room
+//! in order and carries the commands.
+//!
+//! [`driver`] is that thread's loop; [`link`] is the connection with the subscriptions and
+//! [`resp`] its parser; [`commands`] carries everything else over a small pool; [`reads`],
+//! [`publish`] and [`library`] say which commands. Order and continuity are decided in
+//! [`super::sequencer`].
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use protocol::RoomName;
+use protocol::{EventError, EventId, Keys, RoomName};
+use redis::{ConnectionInfo, IntoConnectionInfo, Value};
+use tokio::sync::mpsc;
 
+use self::commands::{CommandQueue, Commands};
+use self::flights::Flights;
+use self::reads::{Info, ReadError};
+use self::skips::Skips;
+use self::status::Status;
 use super::{Broker, BrokerError, BrokerStatus, NewEvent, Published, RoomInfo};
 use crate::hub::{History, HistoryError, HistoryQuery, Inlets, ShardId, Upstream};
+
+mod commands;
+mod driver;
+mod flights;
+mod library;
+mod link;
+mod metrics;
+mod publish;
+mod reads;
+mod resp;
+mod rooms;
+mod skips;
+mod status;
+mod upkeep;
+
+pub use metrics::RedisMetrics;
 
 /// How to reach and use Redis.
 #[derive(Debug, Clone)]
@@ -52,56 +80,173 @@ pub struct Retention {
     pub expire: Duration,
 }
 
-/// Counters of the broker.
-#[derive(Debug, Default)]
-pub struct RedisMetrics {
-    /// Events that came whole on the channel, from the publish function.
-    pub events_function: AtomicU64,
+/// What the driver and the callers share.
+#[derive(Debug)]
+struct Shared {
+    config: RedisConfig,
+    info: ConnectionInfo,
+    keys: Keys,
+    database: i64,
+    commands: Commands,
+    metrics: Arc<RedisMetrics>,
+    skips: Skips,
+    status: Status,
 }
 
-/// Redis behind [`Broker`].
+impl Shared {
+    /// Counts a stored entry that cannot be delivered, once however often it is read.
+    fn skipped(&self, room: &RoomName, id: EventId, error: &EventError) {
+        self.skips.entry(room, id, error, &self.metrics);
+    }
+}
+
+/// Redis behind [`Broker`]. The thread ends when the last handle is dropped.
 #[derive(Debug)]
 pub struct RedisBroker {
-    metrics: Arc<RedisMetrics>,
+    shared: Arc<Shared>,
+    flights: Flights,
+    requests: mpsc::UnboundedSender<Request>,
+}
+
+/// What shards ask of the driver.
+#[derive(Debug)]
+enum Request {
+    Subscribe(ShardId, RoomName),
+    Unsubscribe(ShardId, RoomName),
 }
 
 impl RedisBroker {
-    /// Starts the broker's thread.
+    /// Starts the broker's thread. Redis need not be there: the thread keeps trying.
     ///
     /// # Errors
     /// The URL is not one, or the thread cannot be started.
     pub fn start(config: RedisConfig, inlets: Inlets) -> anyhow::Result<Arc<Self>> {
-        drop((config, inlets));
-        Ok(Arc::new(Self { metrics: Arc::default() }))
+        let info = config.url.as_str().into_connection_info()?;
+        let settings = redis::io::tcp::TcpSettings::default().set_nodelay(true);
+        let info = info.set_tcp_settings(settings);
+        let (commands, queue) = Commands::queue();
+        let shared = Arc::new(Shared {
+            keys: Keys::new(&config.prefix),
+            database: info.redis_settings().db(),
+            info,
+            commands,
+            metrics: Arc::default(),
+            skips: Skips::default(),
+            status: Status::default(),
+            config,
+        });
+        let (requests, inbox) = mpsc::unbounded_channel();
+        let for_thread = shared.clone();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        std::thread::Builder::new()
+            .name("redis".into())
+            .spawn(move || runtime.block_on(run(for_thread, queue, inlets, inbox)))?;
+        Ok(Arc::new(Self {
+            shared,
+            flights: Flights::default(),
+            requests,
+        }))
     }
 
     /// Its counters.
     #[must_use]
     pub fn metrics(&self) -> &Arc<RedisMetrics> {
-        &self.metrics
+        &self.shared.metrics
     }
 }
 
+async fn run(
+    shared: Arc<Shared>,
+    queue: CommandQueue,
+    inlets: Inlets,
+    inbox: mpsc::UnboundedReceiver<Request>,
+) {
+    let started = Commands::start(shared.info.clone(), &shared.config, &shared.metrics, queue);
+    if let Err(error) = started {
+        tracing::error!(%error, "the Redis connections could not be set up");
+        return;
+    }
+    driver::Driver::new(shared, inlets).run(inbox).await;
+}
+
 impl Upstream for RedisBroker {
-    fn subscribe(&self, _shard: ShardId, _room: &RoomName) {}
+    fn subscribe(&self, shard: ShardId, room: &RoomName) {
+        let _ = self.requests.send(Request::Subscribe(shard, room.clone()));
+    }
 
-    fn unsubscribe(&self, _shard: ShardId, _room: &RoomName) {}
+    fn unsubscribe(&self, shard: ShardId, room: &RoomName) {
+        let _ = self
+            .requests
+            .send(Request::Unsubscribe(shard, room.clone()));
+    }
 
-    fn history(&self, _room: RoomName, _query: HistoryQuery) -> BoxFuture<'static, Result<Arc<History>, HistoryError>> {
-        Box::pin(async { Err(HistoryError::Away("not connected".into())) })
+    fn history(
+        &self,
+        room: RoomName,
+        query: HistoryQuery,
+    ) -> BoxFuture<'static, Result<Arc<History>, HistoryError>> {
+        let shared = self.shared.clone();
+        let key = (room.clone(), query);
+        let read = async move {
+            match reads::history(&shared, &room, query).await {
+                Ok(history) => Ok(Arc::new(history)),
+                Err(ReadError::Away(reason)) => Err(HistoryError::Away(reason)),
+                Err(ReadError::WrongType) => Err(HistoryError::WrongType),
+            }
+        };
+        self.flights.share(key, read)
     }
 }
 
 impl Broker for RedisBroker {
-    fn publish(&self, _room: RoomName, _event: NewEvent) -> BoxFuture<'static, Result<Published, BrokerError>> {
-        Box::pin(async { Err(BrokerError::Away("not connected".into())) })
+    fn publish(
+        &self,
+        room: RoomName,
+        event: NewEvent,
+    ) -> BoxFuture<'static, Result<Published, BrokerError>> {
+        let shared = self.shared.clone();
+        Box::pin(async move { publish::publish(&shared, &room, &event).await })
     }
 
-    fn room_info(&self, _room: RoomName) -> BoxFuture<'static, Result<RoomInfo, BrokerError>> {
-        Box::pin(async { Err(BrokerError::Away("not connected".into())) })
+    fn room_info(&self, room: RoomName) -> BoxFuture<'static, Result<RoomInfo, BrokerError>> {
+        let shared = self.shared.clone();
+        Box::pin(async move { room_info(&shared, &room).await })
     }
 
     fn status(&self) -> BrokerStatus {
-        BrokerStatus::default()
+        self.shared.status.report()
     }
+}
+
+async fn room_info(shared: &Shared, room: &RoomName) -> Result<RoomInfo, BrokerError> {
+    let key = shared.keys.room(room);
+    let mut info = redis::cmd("XINFO");
+    info.arg("STREAM").arg(&key);
+    let mut subscribed = redis::cmd("PUBSUB");
+    subscribed.arg("NUMSUB").arg(&key);
+    let mut answers = shared
+        .commands
+        .run(vec![info, subscribed], true)
+        .await?
+        .into_iter();
+    let found = match answers.next().unwrap_or(Value::Nil) {
+        Value::ServerError(error) if error.details() == Some("no such key") => None,
+        value => Info::parse(&commands::check(value)?),
+    };
+    let nodes = match answers.next() {
+        Some(Value::Array(pair)) => match pair.get(1) {
+            Some(Value::Int(nodes)) => u64::try_from(*nodes).unwrap_or(0),
+            _ => 0,
+        },
+        _ => 0,
+    };
+    Ok(RoomInfo {
+        nodes,
+        length: found.as_ref().map_or(0, |info| info.length),
+        last_id: found.as_ref().map(|info| info.last_id),
+        oldest_id: found.as_ref().and_then(|info| info.oldest),
+        skipped: shared.skips.of(room),
+    })
 }

@@ -1,0 +1,120 @@
+//! What a server has to have, and loses on a restart or a flush: the publish function and the
+//! notification flags.
+
+use protocol::publish::{LIBRARY_VERSION, VERSION_FUNCTION_NAME, library};
+use redis::Value;
+
+use super::Shared;
+use super::commands::{Refusal, check, text};
+use crate::broker::BrokerError;
+
+/// `K`: on keyspace channels; `t`, `x`, `e`: stream commands, expiry, eviction.
+const FLAGS: [char; 4] = ['K', 't', 'x', 'e'];
+
+/// Loads the function library, unless a later version is there.
+///
+/// # Errors
+/// The server refuses, or is away.
+pub(super) async fn load(shared: &Shared) -> Result<(), BrokerError> {
+    let mut version = redis::cmd("FCALL_RO");
+    version.arg(VERSION_FUNCTION_NAME).arg(0);
+    let found = check(shared.commands.one(version, true).await?);
+    put_in_place(shared, found).await
+}
+
+/// Acts on the answer to the question for the library's version.
+///
+/// # Errors
+/// The server refuses, or is away.
+pub(super) async fn put_in_place(
+    shared: &Shared,
+    found: Result<Value, Refusal>,
+) -> Result<(), BrokerError> {
+    match found {
+        Ok(Value::Int(version)) if version >= i64::from(LIBRARY_VERSION) => return Ok(()),
+        Ok(_) | Err(Refusal::Unknown) => {}
+        Err(refusal) => return Err(refusal.into()),
+    }
+    let mut load = redis::cmd("FUNCTION");
+    load.arg("LOAD").arg("REPLACE").arg(library());
+    check(shared.commands.one(load, true).await?)?;
+    tracing::info!(
+        version = LIBRARY_VERSION,
+        "the publish function was loaded into Redis"
+    );
+    Ok(())
+}
+
+/// Whether the server announces what happens to streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Notifications {
+    /// It does, and did before.
+    On,
+    /// They were turned on now: what was written before was not announced.
+    TurnedOn,
+    /// It does not, and why not.
+    Off(String),
+}
+
+/// Looks at the notification flags, and adds what is missing where that is wanted and allowed.
+///
+/// # Errors
+/// The server is away.
+pub(super) async fn notifications(shared: &Shared) -> Result<Notifications, BrokerError> {
+    const NAME: &str = "notify-keyspace-events";
+    let mut get = redis::cmd("CONFIG");
+    get.arg("GET").arg(NAME);
+    let current = match check(shared.commands.one(get, true).await?) {
+        Ok(Value::Array(pair)) => pair.get(1).and_then(text).map(<[u8]>::to_vec),
+        Ok(Value::Map(map)) => map
+            .first()
+            .and_then(|(_, value)| text(value))
+            .map(<[u8]>::to_vec),
+        Ok(_) => None,
+        Err(Refusal::Forbidden(reason)) => return Ok(Notifications::Off(reason)),
+        Err(refusal) => return Err(refusal.into()),
+    };
+    let current = String::from_utf8_lossy(&current.unwrap_or_default()).into_owned();
+    let Some(flags) = merged(&current) else {
+        return Ok(Notifications::On);
+    };
+    if !shared.config.set_notifications {
+        let reason = format!("{NAME} is '{current}' and redis.set_notifications is false");
+        return Ok(Notifications::Off(reason));
+    }
+    let mut set = redis::cmd("CONFIG");
+    set.arg("SET").arg(NAME).arg(&flags);
+    match check(shared.commands.one(set, true).await?) {
+        Ok(_) => {
+            tracing::info!(
+                before = current,
+                now = flags,
+                "notify-keyspace-events was extended"
+            );
+            Ok(Notifications::TurnedOn)
+        }
+        Err(Refusal::Forbidden(reason) | Refusal::Other(reason)) => Ok(Notifications::Off(reason)),
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+/// The flags with ours added; `None` where they are all there. `A` stands for all classes.
+fn merged(current: &str) -> Option<String> {
+    let has = |flag: char| current.contains(flag) || (flag != 'K' && current.contains('A'));
+    let missing: String = FLAGS.into_iter().filter(|&flag| !has(flag)).collect();
+    (!missing.is_empty()).then(|| format!("{current}{missing}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_added_to_what_is_set() {
+        assert_eq!(merged("").as_deref(), Some("Ktxe"));
+        assert_eq!(merged("Eg").as_deref(), Some("EgKtxe"));
+        assert_eq!(merged("KEA"), None);
+        assert_eq!(merged("AE").as_deref(), Some("AEK"));
+        assert_eq!(merged("xKet"), None);
+    }
+}

@@ -1,0 +1,461 @@
+//! Puts one room's events in order: joins what was read from the stream with what arrives on the
+//! channel, and proves that nothing is missing between them. No input or output of its own.
+//!
+//! Invariant: an item leaves only when everything between it and the head is known to have left
+//! before it, or after a reset that says what is gone. While a read is under way nothing else
+//! moves the head: messages are held, and merged by id when it returns.
+
+use protocol::EventId;
+
+use crate::hub::{History, Item, Reset, ResetReason};
+
+/// Held messages of one room; beyond this they are dropped and read from the stream again.
+const MAX_HELD: usize = 1024;
+/// Bytes of held messages of one room.
+const MAX_HELD_BYTES: usize = 4 << 20;
+
+/// What to do next, in order.
+#[derive(Debug, Clone)]
+pub enum Output {
+    /// Read the stream, and answer with [`Sequencer::read`].
+    Read(Read),
+    /// The last read failed: call [`Sequencer::retry`] in a while.
+    RetryLater,
+    /// The room is live from this id on.
+    Joined(EventId),
+    /// The next item.
+    Append(Item),
+    /// Continuity broke.
+    Reset(Reset),
+}
+
+/// What to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Read {
+    /// The facts of the stream, no entries.
+    Head,
+    /// The facts, the entry itself and the first entries after it.
+    After(EventId),
+}
+
+/// A stream at one instant: its facts and the entries that were asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Tail {
+    /// Whether there is such a stream.
+    pub exists: bool,
+    /// How many entries were ever added, where the server counts them (Redis 7).
+    pub added: Option<u64>,
+    /// Everything else.
+    pub history: History,
+}
+
+/// What came on the channel.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The event, or the id of one that cannot be delivered.
+    pub item: Item,
+    /// The id of the entry before it.
+    pub prev: Option<EventId>,
+}
+
+impl Message {
+    fn bytes(&self) -> usize {
+        match &self.item {
+            Item::Event(event) => event.name.len() + event.data.len(),
+            Item::Skipped(_) => 0,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    No,
+    Pending(Read),
+    Failed,
+}
+
+/// The state of one room.
+#[derive(Debug)]
+pub struct Sequencer {
+    /// `None` until joined.
+    head: Option<EventId>,
+    /// Entries ever added to the stream when `head` was its last one.
+    counted: Option<u64>,
+    /// The subscription is confirmed.
+    connected: bool,
+    reading: Reading,
+    /// Another read has to follow the one under way.
+    again: bool,
+    held: Vec<Message>,
+    held_bytes: usize,
+    /// How many of `held` were there when the read under way was asked for.
+    held_at_issue: usize,
+    /// Signals that no message has accounted for yet.
+    signals: u32,
+    /// A verification found something after this head.
+    suspect: Option<EventId>,
+    /// The key was deleted or replaced; the second one belongs to the read under way.
+    gone: bool,
+    gone_at_issue: bool,
+    /// The stream's last id, where it was seen to be below the head.
+    behind: Option<EventId>,
+    /// An entry without `prev` was seen: something else than the publish function writes here.
+    plain: bool,
+}
+
+impl Default for Sequencer {
+    fn default() -> Self {
+        Self {
+            head: None,
+            counted: None,
+            connected: false,
+            reading: Reading::No,
+            again: false,
+            held: Vec::new(),
+            held_bytes: 0,
+            held_at_issue: 0,
+            signals: 0,
+            suspect: None,
+            gone: false,
+            gone_at_issue: false,
+            behind: None,
+            plain: false,
+        }
+    }
+}
+
+impl Sequencer {
+    /// The id up to which everything has left; `None` until joined.
+    #[must_use]
+    pub fn head(&self) -> Option<EventId> {
+        self.head
+    }
+
+    /// Whether a read is under way or has to be repeated.
+    #[must_use]
+    pub fn is_reading(&self) -> bool {
+        self.reading != Reading::No
+    }
+
+    /// Whether [`Sequencer::settle`] has to be called when messages have had a moment to arrive.
+    #[must_use]
+    pub fn is_unsettled(&self) -> bool {
+        self.signals > 0 || self.suspect.is_some()
+    }
+
+    /// Whether entries that the publish function did not write were seen since the last call.
+    pub fn take_plain(&mut self) -> bool {
+        std::mem::take(&mut self.plain)
+    }
+
+    /// The subscription is in force: whatever was missed before is read now.
+    pub fn confirmed(&mut self, out: &mut Vec<Output>) {
+        self.connected = true;
+        self.want_read(out);
+    }
+
+    /// The link is gone; nothing arrives until [`Sequencer::confirmed`].
+    pub fn lost(&mut self) {
+        self.connected = false;
+        self.signals = 0;
+        self.suspect = None;
+    }
+
+    /// A message arrived on the channel.
+    pub fn message(&mut self, message: Message, out: &mut Vec<Output>) {
+        if message.item.id().is_some() {
+            self.signals = self.signals.saturating_sub(1);
+        }
+        if self.head.is_none() || self.is_reading() {
+            self.hold(message);
+        } else {
+            self.accept(message, out);
+        }
+    }
+
+    /// Something was added to the stream. The function's own message follows at once and takes
+    /// this back; a plain `XADD` has none.
+    pub fn signal(&mut self) {
+        self.signals = self.signals.saturating_add(1);
+    }
+
+    /// The key was deleted, expired, evicted or replaced.
+    pub fn replaced(&mut self, out: &mut Vec<Output>) {
+        self.gone = true;
+        self.want_read(out);
+    }
+
+    /// A verification that was asked for at `head` found later entries, or no stream at all.
+    pub fn suspicious(&mut self, head: EventId) {
+        if self.head == Some(head) && !self.is_reading() {
+            self.suspect = Some(head);
+        }
+    }
+
+    /// All messages that belong to the signals so far have arrived: the rest has to be read.
+    pub fn settle(&mut self, out: &mut Vec<Output>) {
+        let suspect = self.suspect.take();
+        if self.signals > 0 || (suspect.is_some() && suspect == self.head) {
+            self.want_read(out);
+        }
+        self.signals = 0;
+    }
+
+    /// Asks again for what could not be read.
+    pub fn retry(&mut self, out: &mut Vec<Output>) {
+        if self.reading == Reading::Failed {
+            self.issue(out);
+        }
+    }
+
+    /// The read under way returned; `None` where it failed.
+    pub fn read(&mut self, tail: Option<Tail>, out: &mut Vec<Output>) {
+        let Reading::Pending(read) = self.reading else {
+            return;
+        };
+        let Some(tail) = tail else {
+            self.reading = Reading::Failed;
+            self.gone |= self.gone_at_issue;
+            out.push(Output::RetryLater);
+            return;
+        };
+        self.reading = Reading::No;
+        let more = match read {
+            Read::Head => {
+                self.head = Some(tail.history.last_id);
+                self.counted = if tail.exists { tail.added } else { Some(0) };
+                out.push(Output::Joined(tail.history.last_id));
+                false
+            }
+            Read::After(asked) => self.judge(asked, tail, out),
+        };
+        if more {
+            self.issue(out);
+        } else {
+            self.release(out);
+        }
+    }
+
+    /// Lets go of what was held, as far as it follows.
+    fn release(&mut self, out: &mut Vec<Output>) {
+        let again = std::mem::take(&mut self.again);
+        let known = std::mem::take(&mut self.held_at_issue);
+        self.held_bytes = 0;
+        for (index, message) in std::mem::take(&mut self.held).into_iter().enumerate() {
+            if self.is_reading() {
+                self.hold(message);
+                continue;
+            }
+            // It was published before the read, and the stream does not have it any more.
+            let vanished = index < known && message.item.id() > self.head;
+            if message.item.id().is_none() || !vanished {
+                self.accept(message, out);
+            }
+        }
+        if again {
+            self.want_read(out);
+        }
+    }
+
+    fn hold(&mut self, message: Message) {
+        let bytes = message.bytes();
+        if self.held.len() >= MAX_HELD || self.held_bytes + bytes > MAX_HELD_BYTES {
+            self.again = true;
+            return;
+        }
+        self.held_bytes += bytes;
+        self.held.push(message);
+    }
+
+    /// Appends a message that follows, drops one that was seen, reads where that is open.
+    fn accept(&mut self, message: Message, out: &mut Vec<Output>) {
+        let (Some(id), Some(mut head)) = (message.item.id(), self.head) else {
+            out.push(Output::Append(message.item));
+            return;
+        };
+        if id <= head {
+            match self.behind {
+                Some(behind) if id > behind => {
+                    self.reset(ResetReason::Fork, behind, behind, out);
+                    head = behind;
+                }
+                _ => return,
+            }
+        }
+        let follows = message.prev.is_some_and(|prev| {
+            let branched = self.behind.is_some_and(|behind| prev > behind);
+            prev == head || (prev != EventId::ZERO && prev < head && !branched)
+        });
+        if follows {
+            self.append(message.item, id, out);
+        } else {
+            self.hold(message);
+            self.want_read(out);
+        }
+    }
+
+    fn append(&mut self, item: Item, id: EventId, out: &mut Vec<Output>) {
+        self.head = Some(id);
+        self.counted = self.counted.map(|count| count + 1);
+        self.behind = None;
+        self.plain |= matches!(&item, Item::Event(event) if event.prev.is_none());
+        out.push(Output::Append(item));
+    }
+
+    fn reset(
+        &mut self,
+        reason: ResetReason,
+        after: EventId,
+        resume: EventId,
+        out: &mut Vec<Output>,
+    ) {
+        self.head = Some(resume);
+        self.counted = None;
+        self.behind = None;
+        out.push(Output::Reset(Reset {
+            reason,
+            after,
+            resume,
+        }));
+    }
+
+    fn want_read(&mut self, out: &mut Vec<Output>) {
+        match self.reading {
+            // A read follows as soon as the subscription is back.
+            _ if !self.connected => {}
+            Reading::Pending(_) => self.again = true,
+            Reading::No | Reading::Failed => self.issue(out),
+        }
+    }
+
+    fn issue(&mut self, out: &mut Vec<Output>) {
+        let read = match self.head {
+            None => Read::Head,
+            Some(head) => Read::After(self.behind.unwrap_or(head)),
+        };
+        self.reading = Reading::Pending(read);
+        self.held_at_issue = self.held.len();
+        self.gone_at_issue = std::mem::take(&mut self.gone);
+        self.signals = 0;
+        self.suspect = None;
+        out.push(Output::Read(read));
+    }
+
+    /// Judges what was read after `asked` (the head, or an earlier id after a fork) and appends
+    /// what is new. Says whether there is more to read.
+    fn judge(&mut self, asked: EventId, tail: Tail, out: &mut Vec<Output>) -> bool {
+        let head = self.head.unwrap_or_default();
+        let Tail {
+            exists,
+            added,
+            history,
+        } = tail;
+        if !exists {
+            if head != EventId::ZERO {
+                self.reset(ResetReason::Deleted, head, EventId::ZERO, out);
+            }
+            self.counted = Some(0);
+            return false;
+        }
+        match self.verdict(asked, head, added, &history) {
+            Verdict::Continuous => {}
+            Verdict::Behind => {
+                self.behind = Some(history.last_id);
+                self.counted = None;
+                return false;
+            }
+            Verdict::Reset(reason, resume) => {
+                let after = if reason == ResetReason::Fork {
+                    resume
+                } else {
+                    head
+                };
+                self.reset(reason, after, resume, out);
+                // The new stream may have entries below the old head, which were not asked for.
+                if reason == ResetReason::Deleted
+                    && history.oldest.is_some_and(|oldest| oldest <= asked)
+                {
+                    self.again = true;
+                    return false;
+                }
+            }
+        }
+        let more = history.more;
+        for item in history.items {
+            if let Some(id) = item.id().filter(|id| Some(*id) > self.head) {
+                self.append(item, id, out);
+            }
+        }
+        if !more {
+            self.counted = added;
+        }
+        more
+    }
+
+    fn verdict(
+        &self,
+        asked: EventId,
+        head: EventId,
+        added: Option<u64>,
+        history: &History,
+    ) -> Verdict {
+        let first = history.items.first();
+        let named = first.and_then(Item::prev);
+        let (last, oldest) = (history.last_id, history.oldest);
+        let found = history.anchor_found || last == asked;
+        if asked != EventId::ZERO && !found {
+            let empty = oldest.is_none() && last == EventId::ZERO;
+            let begins_later = history.from_start && oldest.is_some_and(|oldest| oldest > asked);
+            if self.gone_at_issue || empty || begins_later {
+                return Verdict::Reset(ResetReason::Deleted, EventId::ZERO);
+            }
+        }
+        if asked < head {
+            // The stream was seen below the head. Entries up to the head are another branch.
+            let branch = history
+                .items
+                .iter()
+                .filter_map(Item::id)
+                .any(|id| id <= head);
+            if branch || !found {
+                return Verdict::Reset(ResetReason::Fork, asked);
+            }
+        }
+        if last < head {
+            return Verdict::Behind;
+        }
+        // From Redis 7 on the server counts; before, an unknown beginning is taken for one.
+        let from_nothing = asked == EventId::ZERO && (history.from_start || added.is_none());
+        let follows = match (first, named) {
+            (Some(_), Some(prev)) => prev != EventId::ZERO && prev <= asked,
+            (Some(_), None) => oldest.is_some_and(|oldest| oldest <= asked),
+            (None, _) => false,
+        };
+        let counted = !history.more
+            && matches!((self.counted, added), (Some(before), Some(now))
+                if now.checked_sub(before) == Some(history.items.len() as u64));
+        if found || from_nothing || follows || counted {
+            return Verdict::Continuous;
+        }
+        let before_first = || {
+            first
+                .and_then(Item::id)
+                .map_or(last, |first| first.before())
+        };
+        let resume = named
+            .filter(|&prev| prev > head)
+            .unwrap_or_else(before_first);
+        Verdict::Reset(ResetReason::Trimmed, resume)
+    }
+}
+
+enum Verdict {
+    Continuous,
+    /// The stream ends below the head.
+    Behind,
+    /// Go on after this id.
+    Reset(ResetReason, EventId),
+}
+
+#[cfg(test)]
+mod tests;

@@ -22,9 +22,10 @@ use crate::drain::{DrainTimes, Lifecycle, Phase, StopSignals, drain};
 use crate::http::admin::Admin;
 use crate::http::encoding::ChunkedEncoder;
 use crate::http::listener::{self, ListenError};
-use crate::http::metrics::{HttpMetrics, register_hub};
+use crate::http::metrics::HttpMetrics;
 use crate::http::{self, HttpConfig, PublishRules, Site};
 use crate::hub::{HubConfig, Inlets, Node, Shard, ShardId, Supply};
+use crate::metrics::{register_hub, register_redis};
 
 /// Items that a broker may be ahead of a shard.
 const INLET_CAPACITY: usize = 1024;
@@ -69,9 +70,9 @@ pub async fn run(
     let count = config.shard_count();
     let (inlets, outlets): (Inlets, Vec<_>) =
         (0..count).map(|_| mpsc::channel(INLET_CAPACITY)).unzip();
-    let broker = broker(&config, inlets)?;
-    let node = Node::new(count);
     let registry = Registry::new();
+    let broker = broker(&config, inlets, &registry)?;
+    let node = Node::new(count);
     let metrics = Arc::new(register(&registry, &node).context("metrics cannot be registered")?);
     let lifecycle = Lifecycle::default();
 
@@ -273,7 +274,7 @@ impl Parts {
     }
 }
 
-fn broker(config: &Config, inlets: Inlets) -> anyhow::Result<Arc<dyn Broker>> {
+fn broker(config: &Config, inlets: Inlets, registry: &Registry) -> anyhow::Result<Arc<dyn Broker>> {
     let (retention, publish, redis) = (&config.retention, &config.publish, &config.redis);
     if redis.url.is_empty() {
         let memory = MemoryConfig {
@@ -304,7 +305,9 @@ fn broker(config: &Config, inlets: Inlets) -> anyhow::Result<Arc<dyn Broker>> {
         max_bytes: publish.max_bytes,
         idempotency_window: publish.idempotency_window,
     };
-    Ok(RedisBroker::start(redis, inlets)?)
+    let redis = RedisBroker::start(redis, inlets).context("the Redis broker cannot start")?;
+    register_redis(registry, redis.metrics().clone()).context("metrics cannot be registered")?;
+    Ok(redis)
 }
 
 fn hub_config(config: &Config, shards: usize) -> HubConfig {

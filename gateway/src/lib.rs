@@ -10,4 +10,5 @@ pub mod config;
 pub mod drain;
 pub mod http;
 pub mod hub;
+pub mod metrics;
 pub mod telemetry;

@@ -64,7 +64,8 @@ pub async fn serve(site: Rc<Site>, socket: TcpStream) {
             Pin::new(&mut connection).graceful_shutdown();
         }
         let ended = Pin::new(&mut connection).poll(cx);
-        // An earlier answer may still be on its way to a slow client; hyper goes on writing it.
+        // hyper flushes an answer before it reads the next request, except where it had to skip an
+        // unread body in between. Until then it keeps the socket, and goes on writing.
         if !blocked.get()
             && let Some(opening) = slot.take()
         {

@@ -1,11 +1,7 @@
-//! Counts of the HTTP side and of the hub, in the registry that is passed in.
+//! Counts of the HTTP side, in the registry that is passed in.
 
 use http::StatusCode;
-use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
-
-use crate::hub::{HubCounters, Node};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 
 /// What kind of request it was: a bounded label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,122 +107,5 @@ struct Ended(IntCounter);
 impl Drop for Ended {
     fn drop(&mut self) {
         self.0.inc();
-    }
-}
-
-/// One of the hub's counts.
-type Count = fn(&HubCounters) -> u64;
-
-/// Reads the hub's counts when they are asked for.
-struct HubMetrics {
-    node: Node,
-    counters: Vec<(IntCounter, Count)>,
-    gauges: Vec<(IntGauge, Count)>,
-}
-
-/// Registers the hub's counts.
-///
-/// # Errors
-/// The names are taken.
-pub fn register_hub(registry: &Registry, node: Node) -> prometheus::Result<()> {
-    let counters: [(&str, &str, Count); 10] = [
-        ("streams_opened_total", "Event streams opened.", |c| {
-            c.streams_opened
-        }),
-        (
-            "streams_closed_total",
-            "Event streams closed, for whatever reason.",
-            |c| c.streams_closed,
-        ),
-        (
-            "events_total",
-            "Events that reached a room of this node.",
-            |c| c.events_appended,
-        ),
-        (
-            "writes_total",
-            "Writes that carried events to streams.",
-            |c| c.writes,
-        ),
-        ("written_bytes_total", "Bytes written to streams.", |c| {
-            c.bytes_written
-        }),
-        (
-            "resets_total",
-            "stream.reset events sent, one for each stream.",
-            |c| c.resets,
-        ),
-        (
-            "resumes_log_total",
-            "Resumes answered by the recent events of this node.",
-            |c| c.resumes_log,
-        ),
-        (
-            "resumes_broker_total",
-            "Resumes that needed a read from the broker.",
-            |c| c.resumes_broker,
-        ),
-        (
-            "lagging_total",
-            "Streams that fell behind the recent events of their room.",
-            |c| c.lagging,
-        ),
-        (
-            "lag_closed_total",
-            "Streams closed because they did not read.",
-            |c| c.lag_closed,
-        ),
-    ];
-    let gauges: [(&str, &str, Count); 3] = [
-        ("streams_open", "Event streams open now.", |c| {
-            c.streams_open
-        }),
-        ("rooms", "Rooms with a subscriber on this node.", |c| {
-            c.rooms
-        }),
-        (
-            "room_log_bytes",
-            "Bytes of recent events that this node keeps.",
-            |c| c.log_bytes,
-        ),
-    ];
-    let mut hub = HubMetrics {
-        node,
-        counters: Vec::new(),
-        gauges: Vec::new(),
-    };
-    for (name, help, read) in counters {
-        hub.counters
-            .push((IntCounter::new(format!("sse_gateway_{name}"), help)?, read));
-    }
-    for (name, help, read) in gauges {
-        hub.gauges
-            .push((IntGauge::new(format!("sse_gateway_{name}"), help)?, read));
-    }
-    registry.register(Box::new(hub))
-}
-
-impl Collector for HubMetrics {
-    fn desc(&self) -> Vec<&Desc> {
-        let counters = self.counters.iter().flat_map(|(metric, _)| metric.desc());
-        counters
-            .chain(self.gauges.iter().flat_map(|(metric, _)| metric.desc()))
-            .collect()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let now = self.node.counters();
-        let mut families = Vec::with_capacity(self.counters.len() + self.gauges.len());
-        for (metric, read) in &self.counters {
-            // Brought up to the hub's own count: scrapes come one at a time, from one thread.
-            let behind = read(&now).saturating_sub(metric.get());
-            metric.inc_by(behind);
-            families.extend(metric.collect());
-        }
-        for (metric, read) in &self.gauges {
-            metric.set(i64::try_from(read(&now)).unwrap_or(i64::MAX));
-            families.extend(metric.collect());
-        }
-        families
     }
 }

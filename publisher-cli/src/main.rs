@@ -1,0 +1,55 @@
+//! `sse-publish`: publishes events to rooms, through Redis or through a gateway's HTTP endpoint.
+
+mod cli;
+mod input;
+mod publish;
+mod report;
+mod target;
+
+use std::process::ExitCode;
+
+use cli::{Cli, Command, Stop};
+use target::{Failure, Retry, Target};
+
+fn main() -> ExitCode {
+    let cli = match Cli::read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(Stop::Shown(text)) => return report::print(&text),
+        Err(Stop::Usage(sentence)) => return report::fail(&Failure::refused(sentence)),
+    };
+    let outcome = match cli.command {
+        Some(Command::Completions { shell }) => return report::print(&cli::completions(shell)),
+        Some(Command::Load(load)) => in_runtime(load_library(load)),
+        None => in_runtime(publish_events(cli.publish)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report::fail(&failure),
+    }
+}
+
+fn in_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::other(format!("the runtime cannot start: {error}")))?
+        .block_on(work)
+}
+
+/// `sse-publish load`.
+async fn load_library(load: cli::Load) -> Result<(), Failure> {
+    let mut server = target::redis::Connection::new(&load.server.url())?;
+    let done = Retry::new(load.server.retry_for)
+        .run(async || target::library::put_in_place(&mut server).await)
+        .await?;
+    report::print(&done.to_string());
+    Ok(())
+}
+
+/// One event from the arguments, or many from standard input.
+async fn publish_events(cli: cli::Publish) -> Result<(), Failure> {
+    let mut report = report::Report::new(&cli);
+    let settings = publish::Settings::from_cli(&cli)?;
+    let target = Target::from_cli(&cli)?;
+    publish::run(&cli, settings, target, &mut report).await
+}

@@ -1,0 +1,188 @@
+//! What a Redis server needs: the publish function, and notifications about streams.
+
+use std::fmt;
+
+use protocol::publish::{LIBRARY_NAME, LIBRARY_VERSION, VERSION_FUNCTION_NAME, library, script};
+use redis::Value;
+
+use super::redis::{Connection, Refusal, refusal};
+use super::{Failure, FailureKind};
+
+/// `K`: on keyspace channels; `t`, `x`, `e`: stream commands, expiry, eviction.
+const FLAGS: [char; 4] = ['K', 't', 'x', 'e'];
+const NOTIFICATIONS: &str = "notify-keyspace-events";
+
+/// What was found and done about the library.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loaded {
+    /// It was missing, or an earlier version was there.
+    Now {
+        /// The earlier version.
+        before: Option<i64>,
+    },
+    /// This version was there.
+    Before,
+    /// A later version is there, and stays.
+    Later(i64),
+}
+
+/// Loads the function library, unless this or a later version is there. The inner error is the
+/// server's refusal.
+///
+/// # Errors
+/// The server is away.
+pub async fn load(connection: &mut Connection) -> Result<Result<Loaded, Refusal>, Failure> {
+    let mut ask = redis::cmd("FCALL_RO");
+    ask.arg(VERSION_FUNCTION_NAME).arg(0);
+    let before = match connection.ask_one(ask).await.map_err(again)? {
+        Value::Int(version) if version > i64::from(LIBRARY_VERSION) => {
+            return Ok(Ok(Loaded::Later(version)));
+        }
+        Value::Int(version) if version == i64::from(LIBRARY_VERSION) => {
+            return Ok(Ok(Loaded::Before));
+        }
+        Value::Int(version) => Some(version),
+        Value::ServerError(error) => match refusal(&error) {
+            Refusal::Missing => None,
+            other => return Ok(Err(other)),
+        },
+        _ => None,
+    };
+    let mut load = redis::cmd("FUNCTION");
+    load.arg("LOAD").arg("REPLACE").arg(library());
+    match connection.ask_one(load).await.map_err(again)? {
+        Value::ServerError(error) => Ok(Err(refusal(&error))),
+        _ => Ok(Ok(Loaded::Now { before })),
+    }
+}
+
+/// What happened to the notification flags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Flags {
+    Complete(String),
+    Extended { before: String, now: String },
+    NotAllowed(String),
+}
+
+/// What `sse-publish load` did; displays as the lines to print.
+#[derive(Debug)]
+pub struct Done {
+    library: Option<Loaded>,
+    flags: Flags,
+}
+
+impl fmt::Display for Done {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "function library {LIBRARY_NAME}: ")?;
+        match self.library {
+            Some(Loaded::Now { before: None }) => {
+                writeln!(f, "version {LIBRARY_VERSION} was loaded")?;
+            }
+            Some(Loaded::Now {
+                before: Some(before),
+            }) => writeln!(
+                f,
+                "version {LIBRARY_VERSION} was loaded in place of version {before}"
+            )?,
+            Some(Loaded::Before) => writeln!(f, "version {LIBRARY_VERSION} was there already")?,
+            Some(Loaded::Later(version)) => writeln!(
+                f,
+                "version {version} is there and stays; this program has version {LIBRARY_VERSION}"
+            )?,
+            None => writeln!(
+                f,
+                "this server has no functions (Redis 7 does); the script was loaded instead"
+            )?,
+        }
+        write!(f, "{NOTIFICATIONS}: ")?;
+        match &self.flags {
+            Flags::Complete(flags) => writeln!(f, "'{flags}' has all that gateways need"),
+            Flags::Extended { before, now } => writeln!(f, "was '{before}', is now '{now}'"),
+            Flags::NotAllowed(reason) => writeln!(
+                f,
+                "not set, so gateways look for plain XADDs by polling ({reason})"
+            ),
+        }
+    }
+}
+
+/// Loads the library and merges the notification flags with those that are set.
+///
+/// # Errors
+/// The server is away, or refuses the library.
+pub async fn put_in_place(connection: &mut Connection) -> Result<Done, Failure> {
+    let library = match load(connection).await? {
+        Ok(loaded) => Some(loaded),
+        Err(Refusal::NoFunctions) => {
+            let mut load = redis::cmd("SCRIPT");
+            load.arg("LOAD").arg(script());
+            accepted(connection.ask_one(load).await.map_err(again)?)?;
+            None
+        }
+        Err(refusal) => return Err(refusal.into()),
+    };
+    let flags = notifications(connection).await?;
+    Ok(Done { library, flags })
+}
+
+async fn notifications(connection: &mut Connection) -> Result<Flags, Failure> {
+    let mut get = redis::cmd("CONFIG");
+    get.arg("GET").arg(NOTIFICATIONS);
+    let before = match accepted(connection.ask_one(get).await.map_err(again)?) {
+        Ok(value) => redis::from_redis_value::<Vec<String>>(value)
+            .ok()
+            .and_then(|pair| pair.into_iter().nth(1))
+            .unwrap_or_default(),
+        Err(failure) if failure.kind == FailureKind::Unavailable => return Err(failure),
+        Err(failure) => return Ok(Flags::NotAllowed(failure.sentence)),
+    };
+    let Some(now) = merged(&before) else {
+        return Ok(Flags::Complete(before));
+    };
+    let mut set = redis::cmd("CONFIG");
+    set.arg("SET").arg(NOTIFICATIONS).arg(&now);
+    match accepted(connection.ask_one(set).await.map_err(again)?) {
+        Ok(_) => Ok(Flags::Extended { before, now }),
+        Err(failure) if failure.kind == FailureKind::Unavailable => Err(failure),
+        Err(failure) => Ok(Flags::NotAllowed(failure.sentence)),
+    }
+}
+
+fn accepted(value: Value) -> Result<Value, Failure> {
+    match value {
+        Value::ServerError(error) => Err(match refusal(&error) {
+            Refusal::NoFunctions => Failure::other("the command is not available"),
+            other => other.into(),
+        }),
+        value => Ok(value),
+    }
+}
+
+/// All that is done here may be done twice.
+fn again(failure: Failure) -> Failure {
+    match failure.kind {
+        FailureKind::Unknown => Failure::unavailable(failure.sentence),
+        _ => failure,
+    }
+}
+
+/// The flags with ours added; `None` where they are all there. `A` stands for all classes.
+fn merged(current: &str) -> Option<String> {
+    let has = |flag: char| current.contains(flag) || (flag != 'K' && current.contains('A'));
+    let missing: String = FLAGS.into_iter().filter(|&flag| !has(flag)).collect();
+    (!missing.is_empty()).then(|| format!("{current}{missing}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_added_to_what_is_set() {
+        assert_eq!(merged("").as_deref(), Some("Ktxe"));
+        assert_eq!(merged("Eg").as_deref(), Some("EgKtxe"));
+        assert_eq!(merged("KEA"), None);
+        assert_eq!(merged("AE").as_deref(), Some("AEK"));
+        assert_eq!(merged("xKet"), None);
+    }
+}

@@ -8,6 +8,7 @@ use crate::hub::Upstream;
 
 pub mod memory;
 pub mod redis;
+pub mod sequencer;
 
 /// An event to publish; checked by the caller with `protocol::event::check`.
 #[derive(Debug, Clone, Default)]
@@ -77,7 +78,11 @@ pub struct BrokerStatus {
 /// [`Upstream`].
 pub trait Broker: Upstream {
     /// Stores and delivers, or delivers only.
-    fn publish(&self, room: RoomName, event: NewEvent) -> BoxFuture<'static, Result<Published, BrokerError>>;
+    fn publish(
+        &self,
+        room: RoomName,
+        event: NewEvent,
+    ) -> BoxFuture<'static, Result<Published, BrokerError>>;
     /// What is known of a room.
     fn room_info(&self, room: RoomName) -> BoxFuture<'static, Result<RoomInfo, BrokerError>>;
     /// For readiness; cheap, from memory.

@@ -165,6 +165,92 @@ async fn messages_lost_at_random_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_falls_silent_is_replaced() {
+    let redis = RedisServer::start().await;
+    let proxy = Proxy::to(redis.address).await;
+    let setup = Setup::redis_at(proxy.address).set("redis.response_timeout", "500ms");
+    let gateway = setup.start().await;
+    let clients = clients(&gateway, "demo", 3).await;
+    for round in 0..2 {
+        redis.publish("demo", "chat", "arrives").await;
+        proxy.freeze();
+        redis
+            .publish("demo", "chat", &format!("into the silence {round}"))
+            .await;
+        assert_all_have_all(&redis, "demo", &clients).await;
+    }
+    let answer = gateway
+        .post("demo", &[("Content-Type", "text/plain")], b"hi")
+        .await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    assert_all_have_all(&redis, "demo", &clients).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_rooms_catch_up_after_a_lost_link() {
+    const ROOMS: usize = 400;
+    let redis = RedisServer::start().await;
+    let gateway = Setup::redis(&redis).start().await;
+    let names: Vec<String> = (0..ROOMS).map(|number| format!("room-{number}")).collect();
+    let mut all = Vec::new();
+    for name in &names {
+        all.push(Client::of(&[gateway.address], name).start());
+    }
+    for client in &all {
+        client.wait_open().await;
+    }
+    let mut connection = redis.connection().await.unwrap();
+    for round in 0..4 {
+        let mut pipe = redis::pipe();
+        pipe.cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]).ignore();
+        for name in &names {
+            let arguments = ["sse_publish", "1", &*key(name), "data", "x"];
+            pipe.cmd("FCALL").arg(&arguments).ignore();
+        }
+        pipe.exec_async(&mut connection).await.unwrap();
+        for client in &all {
+            client.wait_events(round + 1).await;
+        }
+    }
+    for (name, client) in names.iter().zip(&all) {
+        assert_same_ids(name, &client.ids(), &redis.ids(name).await);
+        client.assert_never_reset();
+        assert_eq!(client.seen().connections, 1);
+    }
+}
+
+/// What Redis itself lost (a failover, a backup) is told, once, to those who had it.
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_restored_from_an_older_copy_is_a_fork_that_is_told() {
+    let mut redis = RedisServer::start_with(Persistence::AofAlways).await;
+    let gateway = Setup::redis(&redis).start().await;
+    let client = Client::of(&[gateway.address], "demo").open().await;
+    let calm = Client::of(&[gateway.address], "calm").open().await;
+    let kept = redis.publish("demo", "chat", "kept").await;
+    redis.publish("calm", "chat", "kept").await;
+    redis.back_up();
+    let lost = redis.publish("demo", "chat", "lost").await;
+    client.wait_id(&lost).await;
+    redis.kill();
+    redis.restore();
+    redis.up().await;
+    let next = redis.publish("demo", "chat", "on the other branch").await;
+    client.wait_id(&next).await;
+    assert_eq!(client.resets().len(), 1, "{:?}", client.resets());
+    assert_same_ids("told", &client.ids(), &[kept, lost.clone(), next.clone()]);
+    // Who had the lost one and comes back is told too; who had nothing that is lost is not.
+    let back = Client::of(&[gateway.address], "demo")
+        .last_event_id(&lost)
+        .open()
+        .await;
+    back.wait_control("stream.reset").await;
+    let id = redis.publish("calm", "chat", "next").await;
+    calm.wait_id(&id).await;
+    calm.assert_never_reset();
+    assert_eq!((calm.seen().connections, client.seen().connections), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redis_restarted_without_its_data_has_functions_and_flags_again() {
     let mut redis = RedisServer::start().await;
     let gateway = Setup::redis(&redis).start().await;

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::support::gateway::PUBLISH_KEY;
 use crate::support::redis::key;
-use crate::support::{Client, RedisServer, Setup, assert_same_ids, http};
+use crate::support::{Client, Persistence, RedisServer, Setup, assert_same_ids, http};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_ways_reach_subscribers_of_two_nodes_in_order() {
@@ -211,6 +211,60 @@ async fn a_repeat_of_an_idempotency_key_stores_nothing() {
     let id = a.publish("demo", "chat", "two").await;
     client.wait_id(&id).await;
     assert_eq!(client.data(), ["one", "two"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_with_a_key_through_faults_store_each_event_once() {
+    let mut redis = RedisServer::start_with(Persistence::AofAlways).await;
+    let mut gateway = Setup::redis(&redis).start().await;
+    let (address, key) = (gateway.address, format!("Bearer {PUBLISH_KEY}"));
+    let publisher = tokio::spawn(async move {
+        for number in 0..400 {
+            let (body, once) = (number.to_string(), format!("event-{number}"));
+            let headers = [("Authorization", &*key), ("Idempotency-Key", &*once)];
+            eventually!(
+                {
+                    let target = "/rooms/demo/events";
+                    let answer =
+                        http::try_request(address, "POST", target, &headers, body.as_bytes()).await;
+                    match answer.map_or(503, |answer| answer.status) {
+                        200 | 201 => true,
+                        503 => false,
+                        other => panic!("status {other}"),
+                    }
+                },
+                "event {number} was never accepted"
+            );
+        }
+    });
+    for round in 0..6 {
+        let length = redis.ids("demo").await.len();
+        eventually!(
+            publisher.is_finished() || redis.ids("demo").await.len() >= length + 40,
+            "round {round}: it does not go on"
+        );
+        match round % 3 {
+            0 => {
+                redis.kill();
+                redis.up().await;
+            }
+            1 => {
+                redis.call(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+            }
+            _ => {
+                gateway.kill();
+                gateway.up().await;
+            }
+        }
+    }
+    publisher.await.unwrap();
+    let client = Client::of(&[gateway.address], "demo")
+        .last_event_id("0-0")
+        .open()
+        .await;
+    client.wait_events(400).await;
+    let want: Vec<_> = (0..400).map(|number| number.to_string()).collect();
+    assert_eq!(client.data(), want);
 }
 
 #[tokio::test(flavor = "multi_thread")]

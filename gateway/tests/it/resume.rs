@@ -100,7 +100,10 @@ async fn a_trimmed_position_is_told_and_goes_on_from_the_oldest() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn positions_that_prove_nothing_are_told_and_go_on_from_now() {
-    let (redis, a, b) = two_nodes().await;
+    let redis = RedisServer::start().await;
+    // With one shard, what one client has seen is "now" for the next one too.
+    let start = || Setup::redis(&redis).set("shards", "1").start();
+    let (a, b) = (start().await, start().await);
     for id in ["100-0", "200-0", "300-0"] {
         redis.call(&["XADD", &key("demo"), id, "data", id]).await;
     }
@@ -282,13 +285,20 @@ async fn one_deleted_entry_is_no_gap() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_room_is_told_to_those_in_it_and_to_those_who_come_back() {
     let (redis, a, b) = two_nodes().await;
-    for delete in [&["DEL", "sse:room:demo"][..], &["FLUSHALL"]] {
+    let deletes: [&[&str]; 5] = [
+        &["DEL", "sse:room:demo"],
+        &["UNLINK", "sse:room:demo"],
+        &["PEXPIRE", "sse:room:demo", "1"],
+        &["RENAME", "sse:room:demo", "elsewhere"],
+        &["FLUSHALL"],
+    ];
+    for delete in deletes {
         let ids = publish(&redis, "demo", 5).await;
         let watcher = back(&a, "demo", &ids[3]).await;
         watcher.wait_id(&ids[4]).await;
         redis.call(delete).await;
         let reset = watcher.wait_control("stream.reset").await;
-        assert_eq!(reset["reason"], "deleted", "{reset}");
+        assert_eq!(reset["reason"], "deleted", "{delete:?}: {reset}");
         let next = publish(&redis, "demo", 3).await;
         watcher.wait_id(&next[2]).await;
         assert_same_ids(
@@ -301,6 +311,37 @@ async fn a_deleted_room_is_told_to_those_in_it_and_to_those_who_come_back() {
             let client = back(node, "demo", &ids[2]).await;
             client.wait_control("stream.reset").await;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_herd_hardly_reads_the_stream() {
+    let (redis, a, b) = two_nodes().await;
+    let ids = publish(&redis, "demo", 300).await;
+    for node in [&a, &b] {
+        let before = redis.calls("xrange").await + redis.calls("xrevrange").await;
+        let mut herd = Vec::new();
+        for number in 0..300 {
+            let position = if number % 2 == 0 {
+                &ids[200]
+            } else {
+                &ids[number]
+            };
+            let client = Client::of(&[node.address], "demo").last_event_id(position);
+            herd.push((position, client.start()));
+        }
+        for (position, client) in &herd {
+            let from = ids.iter().position(|id| id == *position).unwrap() + 1;
+            eventually!(
+                client.ids().len() >= ids.len() - from,
+                "{}",
+                client.summary()
+            );
+            assert_same_ids("the herd", &client.ids(), &ids[from..]);
+            client.assert_never_reset();
+        }
+        let reads = redis.calls("xrange").await + redis.calls("xrevrange").await - before;
+        assert!(reads <= 12, "{reads} range reads for one room");
     }
 }
 

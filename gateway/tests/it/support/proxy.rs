@@ -21,11 +21,18 @@ struct Shared {
     dropped: AtomicUsize,
 }
 
+/// What existing connections are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Cut,
+    Freeze,
+}
+
 /// The proxy; ended by `Drop`.
 pub struct Proxy {
     pub address: SocketAddr,
     shared: Arc<Shared>,
-    generation: watch::Sender<u64>,
+    orders: watch::Sender<Order>,
     task: JoinHandle<()>,
 }
 
@@ -34,12 +41,12 @@ impl Proxy {
         let address = port::free();
         let listener = TcpListener::bind(address).await.unwrap();
         let shared = Arc::new(Shared::default());
-        let (generation, watcher) = watch::channel(0);
+        let (orders, watcher) = watch::channel(Order::Cut);
         let task = tokio::spawn(accept(listener, upstream, Arc::clone(&shared), watcher));
         Self {
             address,
             shared,
-            generation,
+            orders,
             task,
         }
     }
@@ -60,7 +67,12 @@ impl Proxy {
 
     /// Cuts all connections; new ones are accepted.
     pub fn cut(&self) {
-        self.generation.send_modify(|generation| *generation += 1);
+        self.orders.send_replace(Order::Cut);
+    }
+
+    /// All connections fall silent in both directions without an end; new ones work.
+    pub fn freeze(&self) {
+        self.orders.send_replace(Order::Freeze);
     }
 }
 
@@ -75,7 +87,7 @@ async fn accept(
     listener: TcpListener,
     upstream: SocketAddr,
     shared: Arc<Shared>,
-    watcher: watch::Receiver<u64>,
+    watcher: watch::Receiver<Order>,
 ) {
     loop {
         let (client, _) = listener.accept().await.unwrap();
@@ -86,22 +98,20 @@ async fn accept(
             let Ok(server) = TcpStream::connect(upstream).await else {
                 return;
             };
-            let (from_client, to_client) = client.into_split();
-            let (from_server, to_server) = server.into_split();
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = server.into_split();
             tokio::select! {
-                () = copy(from_client, to_server) => {}
-                () = filter(from_server, to_client, &shared) => {}
+                _ = tokio::io::copy(&mut from_client, &mut to_server) => return,
+                () = filter(&mut from_server, &mut to_client, &shared) => return,
                 _ = watcher.changed() => {}
             }
+            // The sockets live on until they are cut.
+            let _ = watcher.wait_for(|order| *order == Order::Cut).await;
         });
     }
 }
 
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    let _ = tokio::io::copy(&mut from, &mut to).await;
-}
-
-async fn filter(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared) {
+async fn filter(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf, shared: &Shared) {
     let mut pending = Vec::new();
     while matches!(from.read_buf(&mut pending).await, Ok(1..)) {
         let mut at = 0;

@@ -96,6 +96,35 @@ impl RedisServer {
         }
     }
 
+    /// Copies the persisted data aside, as a backup or a replica that lags would have it.
+    pub fn back_up(&self) {
+        self.copy("appendonlydir", "backup");
+    }
+
+    /// While it is down: what was backed up takes the place of the data.
+    pub fn restore(&self) {
+        assert!(self.child.is_none(), "it runs");
+        std::fs::remove_dir_all(self.directory.path().join("appendonlydir")).unwrap();
+        self.copy("backup", "appendonlydir");
+    }
+
+    fn copy(&self, from: &str, to: &str) {
+        let [from, to] = [from, to].map(|name| self.directory.path().join(name));
+        std::fs::create_dir_all(&to).unwrap();
+        for file in std::fs::read_dir(from).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+
+    /// How often a command was called since the server started.
+    pub async fn calls(&self, command: &str) -> u64 {
+        let text: String = self.try_call(&["INFO", "commandstats"]).await.unwrap();
+        let name = format!("cmdstat_{command}:calls=");
+        let line = text.lines().find_map(|line| line.strip_prefix(&name));
+        line.map_or(0, |rest| rest.split(',').next().unwrap().parse().unwrap())
+    }
+
     pub fn url(&self) -> String {
         format!("redis://{}", self.address)
     }

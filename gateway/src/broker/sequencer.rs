@@ -45,6 +45,8 @@ pub struct Tail {
     pub exists: bool,
     /// How many entries were ever added, where the server counts them (Redis 7).
     pub added: Option<u64>,
+    /// How many entries it has.
+    pub length: u64,
     /// Everything else.
     pub history: History,
 }
@@ -97,6 +99,8 @@ pub struct Sequencer {
     /// The key was deleted or replaced; the second one belongs to the read under way.
     gone: bool,
     gone_at_issue: bool,
+    /// The highest head before a reset: a message up to here may be an old one.
+    floor: EventId,
     /// The stream's last id, where it was seen to be below the head.
     behind: Option<EventId>,
     /// An entry without `prev` was seen: something else than the publish function writes here.
@@ -118,6 +122,7 @@ impl Default for Sequencer {
             suspect: None,
             gone: false,
             gone_at_issue: false,
+            floor: EventId::ZERO,
             behind: None,
             plain: false,
         }
@@ -282,10 +287,11 @@ impl Sequencer {
                 _ => return,
             }
         }
-        let follows = message.prev.is_some_and(|prev| {
-            let branched = self.behind.is_some_and(|behind| prev > behind);
-            prev == head || (prev != EventId::ZERO && prev < head && !branched)
-        });
+        let follows = id > self.floor
+            && message.prev.is_some_and(|prev| {
+                let branched = self.behind.is_some_and(|behind| prev > behind);
+                prev == head || (prev != EventId::ZERO && prev < head && !branched)
+            });
         if follows {
             self.append(message.item, id, out);
         } else {
@@ -309,6 +315,7 @@ impl Sequencer {
         resume: EventId,
         out: &mut Vec<Output>,
     ) {
+        self.floor = self.floor.max(self.head.unwrap_or_default());
         self.head = Some(resume);
         self.counted = None;
         self.behind = None;
@@ -348,6 +355,7 @@ impl Sequencer {
         let Tail {
             exists,
             added,
+            length,
             history,
         } = tail;
         if !exists {
@@ -357,7 +365,7 @@ impl Sequencer {
             self.counted = Some(0);
             return false;
         }
-        match self.verdict(asked, head, added, &history) {
+        match self.verdict(asked, head, (added, length), &history) {
             Verdict::Continuous => {}
             Verdict::Behind => {
                 self.behind = Some(history.last_id);
@@ -396,7 +404,7 @@ impl Sequencer {
         &self,
         asked: EventId,
         head: EventId,
-        added: Option<u64>,
+        (added, length): (Option<u64>, u64),
         history: &History,
     ) -> Verdict {
         let first = history.items.first();
@@ -431,9 +439,18 @@ impl Sequencer {
             (Some(_), None) => oldest.is_some_and(|oldest| oldest <= asked),
             (None, _) => false,
         };
-        let counted = !history.more
+        // As many are left as were added: nothing was trimmed between. Holds for one stream only,
+        // so an entry that names another predecessor speaks against it.
+        let all_later = oldest.is_some_and(|oldest| oldest > asked);
+        let later = match history.more {
+            _ if all_later => Some(length),
+            false => Some(history.items.len() as u64),
+            true => None,
+        };
+        let counted = later.is_some()
+            && named.is_none_or(|prev| prev == EventId::ZERO)
             && matches!((self.counted, added), (Some(before), Some(now))
-                if now.checked_sub(before) == Some(history.items.len() as u64));
+                if now.checked_sub(before) == later);
         if found || from_nothing || follows || counted {
             return Verdict::Continuous;
         }

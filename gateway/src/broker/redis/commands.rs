@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use deadpool_redis::{Connection, Manager, Pool, Runtime, Timeouts};
+use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime, Timeouts};
 use redis::aio::ConnectionLike;
 use redis::{AsyncConnectionConfig, Cmd, ConnectionInfo, Pipeline, ServerError, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -176,7 +176,7 @@ impl Worker {
     async fn attempt(&mut self, batch: &[Job]) -> Result<Vec<Value>, Failure> {
         if self.held.is_none() {
             let connection = self.pool.get().await;
-            self.held = Some(connection.map_err(|error| Failure::NotSent(error.to_string()))?);
+            self.held = Some(connection.map_err(|error| Failure::NotSent(plain(&error)))?);
         }
         let Some(connection) = &mut self.held else {
             return Err(Failure::NotSent("no connection".into()));
@@ -200,6 +200,15 @@ impl Worker {
                 Err(Failure::InFlight(error.to_string()))
             }
         }
+    }
+}
+
+/// What the server or the network said, without the pool's words around it.
+fn plain(error: &PoolError) -> String {
+    match error {
+        PoolError::Backend(error) => error.to_string(),
+        PoolError::Timeout(_) => "it does not answer in time".into(),
+        error => error.to_string(),
     }
 }
 

@@ -57,6 +57,7 @@ pub(super) async fn tail(shared: &Shared, room: &RoomName, read: Read) -> Result
     let mut tail = Tail {
         exists: true,
         added: info.added,
+        length: info.length,
         history: info.history(),
     };
     if let (Read::After(after), true) = (read, with_range) {

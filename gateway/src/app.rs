@@ -132,6 +132,12 @@ pub async fn run(
             }
         }
     };
+    info!(
+        node = config.node,
+        shards = count,
+        broker = broker_name(&config),
+        "The node serves."
+    );
     started();
     let serving = async {
         tokio::select! {
@@ -308,6 +314,19 @@ fn broker(config: &Config, inlets: Inlets, registry: &Registry) -> anyhow::Resul
     let redis = RedisBroker::start(redis, inlets).context("the Redis broker cannot start")?;
     register_redis(registry, redis.metrics().clone()).context("metrics cannot be registered")?;
     Ok(redis)
+}
+
+/// For the log: where events come from, without user and password.
+fn broker_name(config: &Config) -> String {
+    let url = url::Url::parse(&config.redis.url).ok();
+    match url.as_ref().and_then(url::Url::host_str) {
+        Some(host) => {
+            let port = url.as_ref().and_then(url::Url::port).unwrap_or(6379);
+            format!("Redis at {host}:{port}")
+        }
+        None if config.redis.url.is_empty() => "memory".to_owned(),
+        None => "Redis at a local socket".to_owned(),
+    }
 }
 
 fn hub_config(config: &Config, shards: usize) -> HubConfig {

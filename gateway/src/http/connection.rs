@@ -18,6 +18,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tracing::{debug, trace};
 
 use super::stream::Opening;
@@ -31,6 +32,22 @@ type Slot = Rc<RefCell<Option<Opening>>>;
 /// Serves requests until the client goes, or asks for a stream.
 pub async fn serve(site: Rc<Site>, socket: TcpStream) {
     let _open = site.metrics.connection();
+    // hyper and its buffers come with the first byte: most requests are then read, answered and
+    // gone in one turn, and a herd of connections never holds all those buffers at a time. A head
+    // that comes in parts has its own time from then on.
+    let closing = site.lifecycle.reached(Phase::Closing);
+    tokio::select! {
+        first = timeout(site.config.head_timeout, socket.readable()) => {
+            if !matches!(first, Ok(Ok(()))) {
+                return;
+            }
+        }
+        () = closing => return,
+    }
+    Box::pin(speak(site, socket)).await;
+}
+
+async fn speak(site: Rc<Site>, socket: TcpStream) {
     let slot = Slot::default();
     let service = service_fn(|request: Request<Incoming>| {
         let (site, slot) = (site.clone(), slot.clone());

@@ -195,7 +195,7 @@ impl Info {
     }
 
     /// Nothing before the oldest entry was ever stored.
-    fn from_start(&self) -> bool {
+    fn is_whole(&self) -> bool {
         match self.added {
             Some(added) => added == self.length,
             None => self.oldest_is_first,
@@ -206,7 +206,7 @@ impl Info {
         History {
             last_id: self.last_id,
             oldest: self.oldest,
-            from_start: self.from_start() || self.last_id == EventId::ZERO,
+            from_start: self.is_whole() || self.last_id == EventId::ZERO,
             ..History::default()
         }
     }

@@ -100,16 +100,23 @@ impl Connection {
         let connection = self
             .client
             .get_multiplexed_async_connection_with_config(&config);
-        connection.await.map_err(|error| {
+        let failed = |error: RedisError| {
             let (kind, what) = match (error.kind(), error.code()) {
-                (ErrorKind::AuthenticationFailed, _)
-                | (_, Some("WRONGPASS" | "NOAUTH" | "NOPERM")) => {
+                (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
                     (FailureKind::Forbidden, "refuses these credentials")
                 }
                 _ => (FailureKind::Unavailable, "is not available"),
             };
             Failure::new(kind, format!("Redis at {} {what}: {error}", self.address))
-        })
+        };
+        let mut connection = connection.await.map_err(failed)?;
+        // A server that wants a password answers long commands with a protocol error and hangs
+        // up, which would look like a lost connection. Other refusals of a PING do not matter.
+        match redis::cmd("PING").exec_async(&mut connection).await {
+            Err(error) if error.is_io_error() => Err(failed(error)),
+            Err(error) if matches!(error.code(), Some("NOAUTH" | "LOADING")) => Err(failed(error)),
+            _ => Ok(connection),
+        }
     }
 }
 

@@ -1,0 +1,402 @@
+//! The publish function and its twin for `EVAL`, against a real `redis-server`.
+
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use protocol::publish::{self, PublishArgs};
+use protocol::{EventId, Keys, RoomName};
+use redis::{Connection, FromRedisValue, RedisResult};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A server of this test; killed when dropped.
+struct Server {
+    process: Child,
+    port: u16,
+}
+
+impl Server {
+    fn start() -> Self {
+        loop {
+            let port = {
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                listener.local_addr().unwrap().port()
+            };
+            let process = Command::new("redis-server")
+                .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+                .args(["--save", "", "--appendonly", "no"])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("redis-server is needed for these tests");
+            let mut server = Self { process, port };
+            if server.is_up() {
+                return server;
+            }
+        }
+    }
+
+    /// False where another process took the port.
+    fn is_up(&mut self) -> bool {
+        let own = format!("process_id:{}", self.process.id());
+        let end = Instant::now() + DEADLINE;
+        while Instant::now() < end && self.process.try_wait().unwrap().is_none() {
+            let info = self
+                .connect()
+                .and_then(|mut c| redis::cmd("INFO").query::<String>(&mut c));
+            match info {
+                Ok(text) => return text.contains(&own),
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        false
+    }
+
+    fn connect(&self) -> RedisResult<Connection> {
+        redis::Client::open(format!("redis://127.0.0.1:{}", self.port))?.get_connection()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The two ways to run the one source.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Function,
+    Script,
+}
+
+struct Publisher {
+    connection: Connection,
+    way: Way,
+    keys: Keys,
+}
+
+type Entry = (EventId, Vec<(String, String)>);
+
+impl Publisher {
+    fn new(server: &Server, way: Way) -> Self {
+        let mut publisher = Self {
+            connection: server.connect().unwrap(),
+            way,
+            keys: Keys::new("sse:"),
+        };
+        publisher.ask::<()>(&["FLUSHALL"]);
+        publisher.ask::<()>(&["FUNCTION", "LOAD", "REPLACE", &publish::library()]);
+        publisher
+    }
+
+    fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> T {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query(&mut self.connection).unwrap()
+    }
+
+    fn call<T: FromRedisValue>(&mut self, key: &str, arguments: &[Vec<u8>]) -> RedisResult<T> {
+        let mut command = match self.way {
+            Way::Function => redis::cmd("FCALL").arg(publish::FUNCTION_NAME).take(),
+            Way::Script => redis::cmd("EVAL").arg(publish::script()).take(),
+        };
+        command.arg(1).arg(key).arg(arguments);
+        command.query(&mut self.connection)
+    }
+
+    /// Publishes in the room `r` and gives id, previous id and whether it was a repeat.
+    fn publish(&mut self, arguments: PublishArgs<'_>) -> (EventId, String, bool) {
+        let arguments = PublishArgs {
+            full_reply: true,
+            ..arguments
+        };
+        let (id, prev, repeat): (String, String, i64) =
+            self.call("sse:room:r", &arguments.to_args()).unwrap();
+        (EventId::parse(id.as_bytes()).unwrap(), prev, repeat == 1)
+    }
+
+    fn entries(&mut self) -> Vec<Entry> {
+        let entries: Vec<(String, Vec<String>)> = self.ask(&["XRANGE", "sse:room:r", "-", "+"]);
+        let pairs = |fields: Vec<String>| {
+            fields
+                .chunks(2)
+                .map(|pair| (pair[0].clone(), pair[1].clone()))
+                .collect()
+        };
+        entries
+            .into_iter()
+            .map(|(id, fields)| (EventId::parse(id.as_bytes()).unwrap(), pairs(fields)))
+            .collect()
+    }
+}
+
+fn both(test: impl Fn(&Server, &mut Publisher)) {
+    let server = Server::start();
+    for way in [Way::Function, Way::Script] {
+        test(&server, &mut Publisher::new(&server, way));
+    }
+}
+
+fn data(data: &str) -> PublishArgs<'_> {
+    PublishArgs {
+        data: data.as_bytes(),
+        ..PublishArgs::default()
+    }
+}
+
+fn owned(fields: &[(&str, &str)]) -> Vec<(String, String)> {
+    let pair = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+    fields.iter().map(pair).collect()
+}
+
+#[test]
+fn entries_and_replies_form_a_chain() {
+    both(|_, publisher| {
+        let extensions = [("traceparent", "00-a-b-01"), ("x-shop_id", "7")];
+        let (first, prev, repeat) = publisher.publish(PublishArgs {
+            event: b"chat",
+            ..data("one")
+        });
+        assert_eq!((prev.as_str(), repeat), ("0-0", false));
+        let (second, prev, _) = publisher.publish(data(""));
+        assert_eq!(prev, first.to_string());
+        let (third, prev, _) = publisher.publish(PublishArgs {
+            event: "ä b".as_bytes(),
+            extensions: &extensions,
+            max_len: Some(0),
+            ..data("\r\n\0{}")
+        });
+        assert_eq!(prev, second.to_string());
+        let (first_id, second_id) = (first.to_string(), second.to_string());
+        let expected = [
+            (
+                first,
+                owned(&[("event", "chat"), ("data", "one"), ("prev", "0-0")]),
+            ),
+            (second, owned(&[("data", ""), ("prev", &first_id)])),
+            (
+                third,
+                owned(&[
+                    ("event", "ä b"),
+                    ("data", "\r\n\0{}"),
+                    ("prev", &second_id),
+                    ("traceparent", "00-a-b-01"),
+                    ("x-shop_id", "7"),
+                ]),
+            ),
+        ];
+        assert_eq!(publisher.entries(), expected);
+        let id: String = publisher.call("sse:room:r", &data("x").to_args()).unwrap();
+        assert_eq!(publisher.entries()[3].0.to_string(), id);
+    });
+}
+
+#[test]
+fn the_channel_carries_exact_bytes() {
+    both(|server, publisher| {
+        let mut listener = server.connect().unwrap();
+        let mut channel = listener.as_pubsub();
+        channel.subscribe("sse:room:r").unwrap();
+        let mut heard = || -> Vec<u8> { channel.get_message().unwrap().get_payload().unwrap() };
+        let (first, ..) = publisher.publish(data(""));
+        assert_eq!(heard(), format!("SSE/1 {first} 0-0\n\n").as_bytes());
+        let extensions = [("traceparent", "00-a-b-01"), ("x-a", "b: c")];
+        let (second, ..) = publisher.publish(PublishArgs {
+            event: b"chat",
+            extensions: &extensions,
+            ..data("{\"m\":\"a\\n\"}\n\nraw")
+        });
+        let expected = format!(
+            "SSE/1 {second} {first}\nevent: chat\ntraceparent: 00-a-b-01\nx-a: b: c\n\n{{\"m\":\"a\\n\"}}\n\nraw"
+        );
+        assert_eq!(heard(), expected.as_bytes());
+        let mut sharded = server.connect().unwrap();
+        sharded
+            .send_packed_command(
+                &redis::cmd("SSUBSCRIBE")
+                    .arg("sse:room:r")
+                    .get_packed_command(),
+            )
+            .unwrap();
+        sharded.recv_response().unwrap();
+        let (third, ..) = publisher.publish(PublishArgs {
+            sharded: true,
+            ..data("s")
+        });
+        let message: (String, String, String) =
+            redis::from_redis_value(sharded.recv_response().unwrap()).unwrap();
+        assert_eq!(message.2, format!("SSE/1 {third} {second}\n\ns"));
+    });
+}
+
+#[test]
+fn retention_follows_the_call() {
+    both(|_, publisher| {
+        let length = |publisher: &mut Publisher| publisher.ask::<i64>(&["XLEN", "sse:room:r"]);
+        publisher.publish(data("x"));
+        let left: i64 = publisher.ask(&["TTL", "sse:room:r"]);
+        assert!((86_000..=86_400).contains(&left), "{left}");
+        publisher.publish(PublishArgs {
+            expire_seconds: Some(50),
+            ..data("x")
+        });
+        let left: i64 = publisher.ask(&["TTL", "sse:room:r"]);
+        assert!((1..=50).contains(&left), "{left}");
+        publisher.publish(PublishArgs {
+            expire_seconds: Some(0),
+            ..data("x")
+        });
+        assert_eq!(publisher.ask::<i64>(&["TTL", "sse:room:r"]), -1);
+        for _ in 0..1_500 {
+            publisher.publish(PublishArgs {
+                max_len: Some(0),
+                ..data("x")
+            });
+        }
+        assert_eq!(length(publisher), 1_503);
+        // Rough trimming removes whole nodes, of 100 entries by default.
+        publisher.publish(data("x"));
+        assert!((1_000..=1_100).contains(&length(publisher)));
+        publisher.publish(PublishArgs {
+            max_len: Some(200),
+            ..data("x")
+        });
+        assert!((200..=300).contains(&length(publisher)));
+        publisher.ask::<()>(&["DEL", "sse:room:r"]);
+        for n in 1..=150 {
+            publisher.ask::<()>(&["XADD", "sse:room:r", &format!("{n}-0"), "data", "old"]);
+        }
+        let (_, prev, _) = publisher.publish(PublishArgs {
+            max_age_seconds: Some(60),
+            ..data("x")
+        });
+        assert_eq!(prev, "150-0");
+        assert!(length(publisher) <= 51);
+        publisher.publish(PublishArgs {
+            max_age_seconds: Some(9_007_199_254_740_991),
+            ..data("x")
+        });
+    });
+}
+
+#[test]
+fn an_idempotency_key_stores_once() {
+    both(|_, publisher| {
+        let once = |key| PublishArgs {
+            once: Some(key),
+            ..data("x")
+        };
+        let (first, _, repeat) = publisher.publish(once("k: é"));
+        assert!(!repeat);
+        let (again, _, repeat) = publisher.publish(once("k: é"));
+        assert_eq!((again, repeat), (first, true));
+        let plain: String = publisher
+            .call("sse:room:r", &once("k: é").to_args())
+            .unwrap();
+        assert_eq!(plain, first.to_string());
+        publisher.publish(once("other"));
+        assert_eq!(publisher.entries().len(), 2);
+        let room = RoomName::parse("r").unwrap();
+        let key = publisher.keys.once(&room, "k: é");
+        let left: i64 = publisher.ask(&["TTL", &key]);
+        assert!((1..=300).contains(&left), "{left}");
+        publisher.publish(PublishArgs {
+            once_seconds: Some(20),
+            ..once("short")
+        });
+        let key = publisher.keys.once(&room, "short");
+        let left: i64 = publisher.ask(&["TTL", &key]);
+        assert!((1..=20).contains(&left), "{left}");
+    });
+}
+
+#[test]
+fn refusals_say_why_and_store_nothing() {
+    let long = "x".repeat(257);
+    let wide = "x".repeat(1_025);
+    let big = "x".repeat(65_537);
+    let room = format!("sse:room:{}", "x".repeat(129));
+    let ok = "sse:room:r";
+    let cases: &[(&str, &[&str], &str)] = &[
+        ("sse:room:", &["data", "x"], "key"),
+        ("sse:room:a b", &["data", "x"], "key"),
+        ("sse:room:a/b", &["data", "x"], "key"),
+        ("sse:room:ä", &["data", "x"], "key"),
+        ("sse:room:.", &["data", "x"], "key"),
+        ("sse:room:..", &["data", "x"], "key"),
+        ("demo", &["data", "x"], "key"),
+        ("", &["data", "x"], "key"),
+        (&room, &["data", "x"], "128"),
+        (ok, &[], "data is missing"),
+        (ok, &["event", "x"], "data is missing"),
+        (ok, &["data"], "pairs"),
+        (ok, &["data", "x", "frob", "1"], "unknown argument frob"),
+        (ok, &["data", "x", "x-a:b", "1"], "unknown argument"),
+        (ok, &["data", "x", "maxlen", "many"], "maxlen"),
+        (ok, &["data", "x", "maxlen", "-1"], "maxlen"),
+        (ok, &["data", "x", "maxage", "1.5"], "maxage"),
+        (ok, &["data", "x", "expire", ""], "expire"),
+        (ok, &["data", "x", "onceexpire", "nan"], "onceexpire"),
+        (ok, &["data", "x", "maxbytes", "inf"], "maxbytes"),
+        (ok, &["data", "x", "sharded", "yes"], "sharded"),
+        (ok, &["data", "x", "once", ""], "1 to 256"),
+        (ok, &["data", "x", "once", &long], "1 to 256"),
+        (ok, &["data", "x", "event", "stream.open"], "'stream.'"),
+        (ok, &["data", "x", "event", "a\nb"], "CR, LF"),
+        (ok, &["data", "x", "event", "a\rb"], "CR, LF"),
+        (ok, &["data", "x", "event", "a\0b"], "CR, LF"),
+        (ok, &["data", "x", "event", &long], "256"),
+        (ok, &["data", "x", "traceparent", "a\nb"], "traceparent"),
+        (ok, &["data", "x", "x-a", &wide], "1024"),
+        (ok, &["data", &big], "65537 bytes, over the limit of 65536"),
+        (ok, &["data", "xxx", "maxbytes", "2"], "limit of 2"),
+    ];
+    both(|_, publisher| {
+        for (key, arguments, word) in cases {
+            let arguments: Vec<Vec<u8>> = arguments.iter().map(|a| a.as_bytes().to_vec()).collect();
+            let error = publisher.call::<String>(key, &arguments).unwrap_err();
+            let detail = error.detail().unwrap_or_default();
+            assert_eq!(error.code(), Some("ERR"), "{key} {error}");
+            assert!(detail.starts_with("sse: "), "{key} {error}");
+            assert!(detail.contains(word), "no {word:?} in {error}");
+        }
+        assert_eq!(publisher.ask::<i64>(&["DBSIZE"]), 0);
+        publisher.publish(PublishArgs {
+            max_bytes: Some(65_537),
+            ..data(&big)
+        });
+    });
+}
+
+#[test]
+fn a_key_of_another_type_is_left_alone() {
+    both(|_, publisher| {
+        publisher.ask::<()>(&["SET", "sse:room:r", "text"]);
+        let arguments = PublishArgs {
+            once: Some("k"),
+            ..data("x")
+        };
+        let error = publisher
+            .call::<String>("sse:room:r", &arguments.to_args())
+            .unwrap_err();
+        assert_eq!(error.code(), Some("WRONGTYPE"), "{error}");
+        assert_eq!(publisher.ask::<String>(&["GET", "sse:room:r"]), "text");
+        assert_eq!(publisher.ask::<i64>(&["DBSIZE"]), 1);
+    });
+}
+
+#[test]
+fn the_library_tells_its_version() {
+    let server = Server::start();
+    let mut publisher = Publisher::new(&server, Way::Function);
+    let version: u32 = publisher.ask(&["FCALL_RO", publish::VERSION_FUNCTION_NAME, "0"]);
+    assert_eq!(version, publish::LIBRARY_VERSION);
+    let sha1: String = publisher.ask(&["SCRIPT", "LOAD", publish::script()]);
+    assert_eq!(sha1, publish::script_sha1());
+    let libraries: Vec<HashMap<String, redis::Value>> = publisher.ask(&["FUNCTION", "LIST"]);
+    assert_eq!(libraries.len(), 1);
+}

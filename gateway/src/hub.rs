@@ -15,6 +15,8 @@ mod shard;
 mod state;
 mod subscriber;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 pub use node::{HubCounters, Node};
 pub use shard::{Shard, ShardHandle};

@@ -252,6 +252,8 @@ impl State {
     fn backfilled(&mut self, room_key: usize, result: Result<Arc<History>, HistoryError>) {
         let room = &mut self.rooms[room_key];
         match result {
+            // A read that is older than the log's beginning would leave a hole before it.
+            Ok(history) if history.last_id < room.log.floor() => {}
             Ok(history) => {
                 let before = room.log.memory();
                 let limits = (self.config.log_bytes, self.config.log_entries);

@@ -1,0 +1,371 @@
+//! A shard with real sockets and a made-up stream, under arbitrary interleavings of publishing,
+//! joining, reading, stalling and answers that come late: every client gets every later stored
+//! event exactly once, in order, and nobody is reset.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read as _};
+use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use mio::{Events, Poll};
+use proptest::prelude::*;
+use protocol::{Event, EventId, RoomName};
+
+use super::state::{Read, State};
+use super::*;
+
+struct Nowhere;
+
+impl Upstream for Nowhere {
+    fn subscribe(&self, _: ShardId, _: &RoomName) {}
+    fn unsubscribe(&self, _: ShardId, _: &RoomName) {}
+    fn history(
+        &self,
+        _: RoomName,
+        _: HistoryQuery,
+    ) -> BoxFuture<'static, Result<Arc<History>, HistoryError>> {
+        Box::pin(async { Err(HistoryError::Away("the test answers by hand".into())) })
+    }
+}
+
+/// Events as `[id]`, padded; control events as `!name`.
+struct Marks;
+
+impl Encoder for Marks {
+    fn event(&self, out: &mut Vec<u8>, event: &Event) -> Range<usize> {
+        let begin = out.len();
+        out.extend_from_slice(b"#{");
+        match event.id {
+            Some(id) => out.extend_from_slice(format!("[{}]", id.ms).as_bytes()),
+            None => out.extend_from_slice(b"~"),
+        }
+        out.extend_from_slice(&event.data);
+        out.extend_from_slice(b"}#");
+        1..out.len() - begin - 1
+    }
+    fn control(&self, out: &mut Vec<u8>, control: Control<'_>) -> Range<usize> {
+        let begin = out.len();
+        out.push(b'#');
+        match control {
+            Control::Reset { reset, .. } => {
+                out.extend_from_slice(format!("!reset:{:?}!", reset.reason).as_bytes())
+            }
+            Control::Open { .. } => out.extend_from_slice(b"!open!"),
+            _ => out.extend_from_slice(b"!"),
+        }
+        out.push(b'#');
+        1..out.len() - begin - 1
+    }
+}
+
+/// The stream as Redis would have it, and what is on its way to the shard.
+struct World {
+    state: State,
+    poll: Poll,
+    room: RoomName,
+    stored: Vec<Item>,
+    /// How many of `stored` the shard has been given.
+    given: usize,
+    reads: VecDeque<(Read, History)>,
+    clients: Vec<Client>,
+}
+
+struct Client {
+    socket: TcpStream,
+    after: u64,
+    received: Vec<u8>,
+}
+
+const EVENT_BYTES: usize = 6000;
+
+impl World {
+    fn new() -> Self {
+        let poll = Poll::new().unwrap();
+        let config = HubConfig {
+            heartbeat: Duration::from_secs(1),
+            log_bytes: 6 * EVENT_BYTES,
+            log_entries: 6,
+            log_memory: 1 << 20,
+            max_lag_bytes: u64::MAX,
+            lag_timeout: Duration::from_secs(3600),
+            history_page: 3,
+            unclean_close: true,
+        };
+        let registry = poll.registry().try_clone().unwrap();
+        let (_, counters) = Node::new(1).side(0).unwrap();
+        let mut state = State::new(
+            0,
+            config,
+            Arc::new(Nowhere),
+            Rc::new(Marks),
+            registry,
+            counters,
+        );
+        state.supply(Supply::Live(true));
+        let room = RoomName::parse("r").unwrap();
+        Self {
+            state,
+            poll,
+            room,
+            stored: Vec::new(),
+            given: 0,
+            reads: VecDeque::new(),
+            clients: Vec::new(),
+        }
+    }
+
+    fn last(&self) -> EventId {
+        self.stored.last().and_then(Item::id).unwrap_or_default()
+    }
+
+    fn publish(&mut self, stored: bool) {
+        let id = EventId::new(self.last().ms + 2, 0);
+        let mut event = Event {
+            id: Some(id),
+            prev: Some(self.last()),
+            name: Default::default(),
+            data: vec![b'x'; EVENT_BYTES].into(),
+        };
+        if stored {
+            self.stored.push(Item::Event(event));
+        } else {
+            event.id = None;
+            let items = vec![Item::Event(event)];
+            self.give(usize::MAX);
+            self.state.supply(Supply::Append {
+                room: self.room.clone(),
+                items,
+            });
+        }
+    }
+
+    fn give(&mut self, count: usize) {
+        let end = self.stored.len().min(self.given.saturating_add(count));
+        let items = self.stored[self.given..end].to_vec();
+        self.given = end;
+        self.state.supply(Supply::Append {
+            room: self.room.clone(),
+            items,
+        });
+    }
+
+    fn join(&mut self, back: usize, framing: Framing) {
+        let after = self
+            .stored
+            .len()
+            .checked_sub(back)
+            .and_then(|at| self.stored.get(at))
+            .and_then(Item::id)
+            .unwrap_or_default();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        socket2::SockRef::from(&server)
+            .set_send_buffer_size(4096)
+            .unwrap();
+        socket2::SockRef::from(&socket)
+            .set_recv_buffer_size(32 * 1024)
+            .unwrap();
+        self.clients.push(Client {
+            socket,
+            after: after.ms,
+            received: Vec::new(),
+        });
+        let position = Position::After(after);
+        self.state.adopt(Subscription {
+            socket: server,
+            room: self.room.clone(),
+            position,
+            framing,
+            head: b"head".to_vec(),
+            heartbeat_events: false,
+        });
+        if self.state.room_subscribers(&self.room) == 1 && self.clients.len() == 1 {
+            let head = self
+                .stored
+                .get(self.given.wrapping_sub(1))
+                .and_then(Item::id)
+                .unwrap_or_default();
+            self.state.supply(Supply::Joined {
+                room: self.room.clone(),
+                head,
+            });
+        }
+        self.collect();
+    }
+
+    /// Reads are answered from the stream as it is when they are started...
+    fn collect(&mut self) {
+        for read in std::mem::take(&mut self.state.reads) {
+            let (all, last_id) = (&self.stored, self.last());
+            let history = match read.query {
+                HistoryQuery::Newest { limit } => {
+                    let from = all.len().saturating_sub(limit);
+                    History {
+                        items: all[from..].to_vec(),
+                        more: from > 0,
+                        ..History::default()
+                    }
+                }
+                HistoryQuery::After { after, limit } => {
+                    let from = all.partition_point(|item| item.id().unwrap() <= after);
+                    let to = all.len().min(from + limit);
+                    let anchor_found = all.iter().any(|item| item.id() == Some(after));
+                    History {
+                        items: all[from..to].to_vec(),
+                        more: to < all.len(),
+                        anchor_found,
+                        ..History::default()
+                    }
+                }
+            };
+            let oldest = all.first().and_then(Item::id);
+            self.reads.push_back((
+                read,
+                History {
+                    last_id,
+                    oldest,
+                    from_start: true,
+                    ..history
+                },
+            ));
+        }
+    }
+
+    /// ...and arrive whenever.
+    fn answer(&mut self) {
+        if let Some((read, history)) = self.reads.pop_front() {
+            self.state.history(&read, Ok(Arc::new(history)));
+        }
+        self.collect();
+    }
+
+    fn turn(&mut self) {
+        let mut events = Events::with_capacity(64);
+        self.poll.poll(&mut events, Some(Duration::ZERO)).unwrap();
+        for event in &events {
+            self.state.ready(
+                event.token().0,
+                event.is_readable() || event.is_read_closed(),
+                event.is_writable(),
+            );
+        }
+        self.state.sweep(2);
+        self.collect();
+    }
+
+    fn read(&mut self, client: usize, bytes: usize) -> bool {
+        let Some(client) = self.clients.get_mut(client) else {
+            return false;
+        };
+        let mut buffer = vec![0; bytes];
+        match client.socket.read(&mut buffer) {
+            Ok(0) => panic!("a stream was closed"),
+            Ok(read) => client.received.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(error) => panic!("{error}"),
+        }
+        true
+    }
+
+    /// Until everyone has as many events as are due, or a deadline that says that it never comes.
+    fn settle(&mut self) {
+        self.give(usize::MAX);
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        while std::time::Instant::now() < deadline {
+            self.turn();
+            self.answer();
+            for client in 0..self.clients.len() {
+                while self.read(client, 1 << 16) {}
+            }
+            let due = |client: &Client| {
+                let all = self.stored.iter().filter_map(Item::id);
+                all.filter(|id| id.ms > client.after).count()
+            };
+            let count =
+                |client: &Client, byte| client.received.iter().filter(|&&b| b == byte).count();
+            let whole = |client: &Client| count(client, b'{') == count(client, b'}');
+            let has = |client: &Client| count(client, b'[');
+            if self.reads.is_empty() && self.clients.iter().all(|c| has(c) >= due(c) && whole(c)) {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    fn check(&self) {
+        for (index, client) in self.clients.iter().enumerate() {
+            let text = String::from_utf8_lossy(&client.received);
+            assert!(!text.contains("!reset"), "client {index} was reset");
+            let mut ids = Vec::new();
+            for part in text.split('[').skip(1) {
+                ids.push(part.split(']').next().unwrap().parse::<u64>().unwrap());
+            }
+            let all = self.stored.iter().filter_map(Item::id).map(|id| id.ms);
+            let expected: Vec<_> = all.filter(|&ms| ms > client.after).collect();
+            assert_eq!(ids, expected, "client {index}, after {}", client.after);
+            let body = text.split_once("head").unwrap().1;
+            let whole = body.matches(['{', '~']).count() >= ids.len()
+                && body.matches('{').count() == body.matches('}').count();
+            assert!(whole, "client {index} got an event in pieces");
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Publish,
+    Pass,
+    Give(usize),
+    Join(usize, bool),
+    Turn,
+    Answer,
+    Read(usize, usize),
+    Tick,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => Just(Step::Publish),
+        1 => Just(Step::Pass),
+        4 => (1usize..4).prop_map(Step::Give),
+        2 => (0usize..25, any::<bool>()).prop_map(|(back, old)| Step::Join(back, old)),
+        6 => Just(Step::Turn),
+        3 => Just(Step::Answer),
+        4 => (0usize..6, 1usize..40000).prop_map(|(client, bytes)| Step::Read(client, bytes)),
+        1 => Just(Step::Tick),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 60, ..ProptestConfig::default() })]
+    #[test]
+    fn every_client_gets_everything_once_and_in_order(steps in proptest::collection::vec(step(), 1..150)) {
+        let mut world = World::new();
+        world.join(0, Framing::Chunked);
+        for step in steps {
+            match step {
+                Step::Publish => world.publish(true),
+                Step::Pass => world.publish(false),
+                Step::Give(count) => world.give(count),
+                Step::Join(back, old) if world.clients.len() < 6 => {
+                    world.join(back, if old { Framing::Identity } else { Framing::Chunked });
+                }
+                Step::Join(..) => {}
+                Step::Turn => world.turn(),
+                Step::Answer => world.answer(),
+                Step::Read(client, bytes) => drop(world.read(client, bytes)),
+                Step::Tick => world.state.tick(),
+            }
+            world.collect();
+        }
+        world.settle();
+        world.check();
+    }
+}

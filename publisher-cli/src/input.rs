@@ -307,3 +307,47 @@ fn next_line(input: &mut impl BufRead, cap: usize) -> Result<Option<String>, Fai
         .map(Some)
         .map_err(|_| Failure::refused(protocol::EventError::NotUtf8.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_have_ends_and_a_limit() {
+        let mut input = &b"a\r\n\nb\rc\n12345678\n\xff"[..];
+        let mut next = || next_line(&mut input, 8).map_err(|failure| failure.sentence);
+        for line in ["a", "", "b\rc", "12345678"] {
+            assert_eq!(next(), Ok(Some(line.to_owned())));
+        }
+        assert!(next().unwrap_err().contains("UTF-8"));
+        assert_eq!(next(), Ok(None));
+        for long in [&b"123456789\n"[..], &[b'x'; 100]] {
+            assert!(next_line(&mut &*long, 8).is_err());
+        }
+    }
+
+    #[test]
+    fn data_of_any_type_is_text() {
+        for (line, data) in [
+            (r#"{"data":"a\u0041\n"}"#, "aA\n"),
+            (
+                r#"{"data":12345678901234567890123}"#,
+                "12345678901234567890123",
+            ),
+            (
+                r#"{"data": {"b": "x \" y", "a": [1.50,  null]}}"#,
+                r#"{"b":"x \" y","a":[1.50,null]}"#,
+            ),
+            (r#"{"data":null,"event":null}"#, "null"),
+        ] {
+            assert_eq!(Envelope::read(line).unwrap().data, data);
+        }
+    }
+
+    #[test]
+    fn random_keys_differ() {
+        let (mut a, mut b) = (RandomKeys::new(), RandomKeys::new());
+        let keys = [a.next_key(), a.next_key(), b.next_key()];
+        assert!(keys[0] != keys[1] && keys[1] != keys[2] && a.process != b.process);
+    }
+}

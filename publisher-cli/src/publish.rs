@@ -204,3 +204,21 @@ impl Pace {
         self.next += self.step * u32::try_from(events).unwrap_or(u32::MAX);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pace_is_even_and_catches_up_a_little() {
+        let mut pace = Pace::new(NonZeroU32::new(10).unwrap());
+        let start = Instant::now();
+        for _ in 0..5 {
+            assert_eq!(pace.due().await, 1);
+            pace.spend(1);
+        }
+        assert_eq!(start.elapsed().as_millis() / 10, 40);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(pace.due().await <= 2);
+    }
+}

@@ -1,10 +1,11 @@
 //! What the user sees: ids on standard output, progress and trouble on standard error.
 
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use protocol::RoomName;
 
 use crate::cli;
@@ -109,11 +110,15 @@ impl Report {
 
 fn style() -> ProgressStyle {
     let template = if cli::no_color() {
-        "{spinner} {human_pos} events, {per_sec}, {elapsed} {wide_msg}"
+        "{spinner} {human_pos} events, {rate}, {elapsed} {wide_msg}"
     } else {
-        "{spinner:.cyan} {human_pos:.bold} events, {per_sec}, {elapsed} {wide_msg:.yellow}"
+        "{spinner:.cyan} {human_pos:.bold} events, {rate}, {elapsed} {wide_msg:.yellow}"
     };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner())
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+        .with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let _ = write!(out, "{:.0}/s", state.per_sec());
+        })
 }
 
 /// Prints to standard output.

@@ -203,3 +203,34 @@ impl Retry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_may_pass_is_tried_again_and_not_for_ever() {
+        let start = Instant::now();
+        let mut tries = 0;
+        let outcome = Retry::new(Duration::from_secs(30))
+            .run(async || {
+                tries += 1;
+                Err::<(), _>(Failure::unavailable("away"))
+            })
+            .await;
+        assert_eq!(outcome.map_err(|failure| failure.exit_code()), Err(69));
+        assert_eq!(start.elapsed().as_secs(), 30);
+        assert!((15..=40).contains(&tries), "{tries}");
+        for failure in [
+            Failure::refused("no"),
+            Failure::other("no"),
+            Failure::new(FailureKind::Unknown, "perhaps"),
+            Failure::new(FailureKind::Forbidden, "no"),
+        ] {
+            let mut retry = Retry::new(Duration::from_secs(30));
+            assert_eq!(retry.after(failure.clone()).await, Err(failure));
+        }
+        let mut impatient = Retry::new(Duration::ZERO);
+        assert!(impatient.after(Failure::unavailable("away")).await.is_err());
+    }
+}

@@ -1,4 +1,5 @@
 //! The built program against a gateway that loses answers on purpose.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The built program against a real Redis.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

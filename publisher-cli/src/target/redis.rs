@@ -1,6 +1,6 @@
 //! Publishing straight into Redis: one pipeline per batch.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::publish::{DEFAULT_ONCE_SECONDS, FUNCTION_NAME, PublishArgs, script, script_sha1};
 use protocol::{Keys, RoomName};
@@ -16,6 +16,8 @@ use crate::input::Outgoing;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that was idle for longer is checked before it is used: servers close idle ones.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// One connection, which is opened when it is needed and given up when it fails: later answers
 /// could belong to earlier commands.
@@ -23,6 +25,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Connection {
     client: Client,
     open: Option<MultiplexedConnection>,
+    used: Instant,
     address: String,
 }
 
@@ -46,6 +49,7 @@ impl Connection {
         Ok(Self {
             client: Client::open(info).map_err(unusable)?,
             open: None,
+            used: Instant::now(),
             address,
         })
     }
@@ -57,7 +61,7 @@ impl Connection {
     /// There is no connection ([`FailureKind::Unavailable`], [`FailureKind::Forbidden`]), or it
     /// was lost before all answers were there ([`FailureKind::Unknown`]).
     pub async fn ask(&mut self, commands: Vec<Cmd>) -> Result<Vec<Value>, Failure> {
-        let mut connection = match self.open.take() {
+        let mut connection = match self.idle().await {
             Some(connection) => connection,
             None => self.connect().await?,
         };
@@ -77,6 +81,7 @@ impl Connection {
                 Failure::new(FailureKind::Unknown, sentence)
             })?;
         self.open = Some(connection);
+        self.used = Instant::now();
         if values.len() == count {
             Ok(values)
         } else {
@@ -91,6 +96,16 @@ impl Connection {
     pub async fn ask_one(&mut self, command: Cmd) -> Result<Value, Failure> {
         let values = self.ask(vec![command]).await?;
         Ok(values.into_iter().next().unwrap_or_default())
+    }
+
+    /// The connection of before, if it still works.
+    async fn idle(&mut self) -> Option<MultiplexedConnection> {
+        let mut connection = self.open.take()?;
+        if self.used.elapsed() < IDLE {
+            return Some(connection);
+        }
+        let pong = redis::cmd("PING").exec_async(&mut connection).await;
+        pong.ok().map(|()| connection)
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, Failure> {

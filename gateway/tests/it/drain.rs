@@ -1,6 +1,6 @@
 //! Orderly stop: unready first, streams told and ended uncleanly, exit code 0.
 
-use crate::support::{Client, Gateway, RedisServer, Setup, assert_same_ids};
+use crate::support::{Client, Gateway, RedisServer, Setup};
 
 async fn assert_closed_in_order(gateway: &mut Gateway, clients: &[Client]) {
     for client in clients {
@@ -120,7 +120,7 @@ async fn a_drained_nodes_clients_go_on_elsewhere() {
     let ids = redis.ids("demo").await;
     for client in &clients {
         client.wait_id(ids.last().unwrap()).await;
-        assert_same_ids("over both nodes", &client.ids(), &ids);
+        client.assert_ids("over both nodes", &ids);
         client.assert_never_reset();
         assert_eq!(client.seen().refused, None);
     }

@@ -22,7 +22,7 @@ async fn assert_all_have_all(redis: &RedisServer, room: &str, clients: &[Client]
     let ids = redis.ids(room).await;
     for (number, client) in clients.iter().enumerate() {
         client.wait_id(ids.last().unwrap()).await;
-        assert_same_ids(&format!("client {number}"), &client.ids(), &ids);
+        client.assert_ids(&format!("client {number}"), &ids);
         client.assert_never_reset();
         assert_eq!(client.seen().connections, 1, "streams stay open");
     }

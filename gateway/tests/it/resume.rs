@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde_json::json;
 
 use crate::support::redis::key;
-use crate::support::{Client, Gateway, HaProxy, Load, RedisServer, Setup, assert_same_ids};
+use crate::support::{Client, Gateway, HaProxy, Load, RedisServer, Setup, assert_same_ids, http};
 
 /// Two nodes; the first one knows the room, the second one has never heard of it.
 async fn two_nodes() -> (RedisServer, Gateway, Gateway) {
@@ -403,10 +403,8 @@ async fn kill_rounds(
         victim.up().await;
         if let Some(haproxy) = balancer {
             let served = async || {
-                crate::support::http::get(haproxy.address, "/rooms/demo")
-                    .await
-                    .json()["node"]
-                    == name
+                let answer = http::get(haproxy.address, "/rooms/demo").await;
+                answer.status == 200 && answer.json()["node"] == name
             };
             eventually!(served().await, "{name} is not used again");
         }
@@ -415,7 +413,7 @@ async fn kill_rounds(
     let ids = redis.ids("demo").await;
     for (number, client) in clients.iter().enumerate() {
         client.wait_id(ids.last().unwrap()).await;
-        assert_same_ids(&format!("client {number}"), &client.ids(), &ids);
+        client.assert_ids(&format!("client {number}"), &ids);
         client.assert_never_reset();
         assert_eq!(client.seen().refused, None);
     }

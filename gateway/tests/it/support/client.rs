@@ -21,6 +21,8 @@ pub struct Message {
     pub id: Option<String>,
     pub event: String,
     pub data: String,
+    /// Which connection brought it, from 1; shown when ids are missing.
+    pub connection: usize,
 }
 
 impl Message {
@@ -266,6 +268,35 @@ impl Client {
         self.control("stream.reset")
     }
 
+    /// Fails with what arrived around the first difference.
+    #[track_caller]
+    pub fn assert_ids(&self, what: &str, want: &[String]) {
+        let got = self.ids();
+        if let Some(at) = (0..got.len().max(want.len())).find(|&at| got.get(at) != want.get(at)) {
+            let seen = self.seen();
+            let last = at.checked_sub(1).map(|before| &got[before]);
+            let near = seen
+                .messages
+                .iter()
+                .position(|message| message.id.as_ref() == last);
+            let from = near.unwrap_or_default().saturating_sub(3);
+            eprintln!(
+                "{what}: around the first difference, where {:?} was expected:",
+                want.get(at)
+            );
+            for Message {
+                id,
+                event,
+                data,
+                connection,
+            } in seen.messages[from..].iter().take(9)
+            {
+                eprintln!("  connection {connection}: {id:?} {event} {data}");
+            }
+        }
+        super::assert_same_ids(what, &got, want);
+    }
+
     #[track_caller]
     pub fn assert_never_reset(&self) {
         assert_eq!(
@@ -457,7 +488,12 @@ impl Run {
             }
             seen.retry_ms = retry_ms.or(seen.retry_ms);
             let Some(data) = data else { continue };
-            let message = Message { id, event, data };
+            let message = Message {
+                id,
+                event,
+                data,
+                connection: seen.connections,
+            };
             let cut = self
                 .options
                 .cut_when

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use redis::FromRedisValue;
+use redis::{ConnectionLike, FromRedisValue};
 
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -102,6 +102,24 @@ impl Redis {
             .into_iter()
             .map(|(id, fields)| (id, field(&fields, "event"), field(&fields, "data")))
             .collect()
+    }
+
+    /// Kills all connections between the execution of their commands and the answers to them.
+    ///
+    /// While the server is kept busy, the next batch of a publisher arrives, and then the order to
+    /// kill. Both are executed in one turn of the server's loop, which ends with writing answers.
+    pub fn kill_clients_before_they_are_answered(&self) {
+        const BUSY: &str =
+            "local function now() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end
+            local start = now() while now() - start < 30000 do end";
+        let mut killer = self.client().get_connection().unwrap();
+        let mut other = self.client().get_connection().unwrap();
+        let busy = redis::cmd("EVAL").arg(BUSY).arg(0).get_packed_command();
+        other.send_packed_command(&busy).unwrap();
+        std::thread::sleep(Duration::from_millis(15));
+        let kill = ["KILL", "TYPE", "normal", "SKIPME", "yes"];
+        let killed: i64 = redis::cmd("CLIENT").arg(&kill).query(&mut killer).unwrap();
+        assert!(killed > 0);
     }
 
     /// Kills it without a word and starts it again in the same directory.

@@ -53,8 +53,11 @@ fn names(config: &Config) -> Result<(), ConfigError> {
         },
     )?;
     for room in &config.publish.open_rooms {
-        rule(RoomName::parse(room).is_ok(), || {
-            format!("publish.open_rooms names `{room}`, which is not a room name")
+        let name = room.strip_suffix('*').unwrap_or(room);
+        rule(RoomName::parse(name).is_ok(), || {
+            format!(
+                "publish.open_rooms has `{room}`, which is neither a room name nor the beginning of one with a * behind"
+            )
         })?;
     }
     for key in &config.publish.keys {

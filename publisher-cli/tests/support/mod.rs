@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use redis::{ConnectionLike, FromRedisValue};
+use redis::FromRedisValue;
 
 pub const DEADLINE: Duration = Duration::from_secs(60);
 

@@ -47,6 +47,14 @@ enum Done {
     Probed(Probed),
 }
 
+/// What has to have happened before events are said to flow.
+#[derive(Debug, Default)]
+struct Ready {
+    probe: bool,
+    library: bool,
+    flags: bool,
+}
+
 /// When what is due.
 struct Timers {
     connect: Option<Instant>,
@@ -84,7 +92,8 @@ pub(super) struct Driver {
     /// When a probe came back, or the link was made.
     probe_seen: Instant,
     is_probing: bool,
-    came_back: bool,
+    /// Since the link was made: a probe came back, the function and the flags were looked at.
+    ready: Ready,
     /// Rooms that wait for their verification; `None` while no pass is under way.
     verifying: Option<VecDeque<usize>>,
     is_polling: bool,
@@ -116,7 +125,7 @@ impl Driver {
             probe_channel: shared.keys.probe(&config.node).into_bytes(),
             probe_seen: now,
             is_probing: false,
-            came_back: false,
+            ready: Ready::default(),
             verifying: None,
             is_polling: false,
             signals_seen: false,
@@ -167,9 +176,7 @@ impl Driver {
             match woke {
                 Woke::Link(Ok(())) => {
                     self.pushes();
-                    if std::mem::take(&mut self.came_back) && self.link.is_some() {
-                        self.set_live(true).await;
-                    }
+                    self.live_when_ready().await;
                 }
                 Woke::Link(Err(error)) => self.link_down(&error.to_string()).await,
                 Woke::Request(Some(first)) => self.requests(first, &mut inbox).await,
@@ -180,6 +187,7 @@ impl Driver {
                         let Ok(done) = results.try_recv() else { break };
                         self.done(done).await;
                     }
+                    self.live_when_ready().await;
                 }
                 Woke::Timer => self.tick().await,
             }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use tokio::time::Instant;
 
-use super::{Cause, Done, Driver};
+use super::{Cause, Done, Driver, RETRY};
 use crate::broker::BrokerError;
 use crate::broker::redis::library::{self, Notifications};
 use crate::broker::redis::upkeep::{self, Probed, Suspect};
@@ -29,6 +29,7 @@ impl Driver {
     }
 
     pub(super) fn notifications(&mut self, result: Result<Notifications, BrokerError>) {
+        self.ready.flags |= result.is_ok();
         match result {
             Ok(Notifications::Off(reason)) => {
                 // Flags that cannot be looked at may be set all the same.
@@ -52,8 +53,7 @@ impl Driver {
                     self.timers.verify = Instant::now();
                 }
             }
-            // Looked at again soon.
-            Err(_) => {}
+            Err(_) => self.timers.flags = Instant::now() + RETRY,
         }
     }
 
@@ -115,6 +115,7 @@ impl Driver {
 
     pub(super) fn probed(&mut self, probed: Probed) {
         self.is_probing = false;
+        self.ready.library |= probed.commands.is_none();
         let status = &self.shared.status;
         if let Some(reason) = status.commands(probed.commands) {
             tracing::warn!(reason, "commands to Redis fail");

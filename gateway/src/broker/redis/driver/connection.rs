@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{BACKOFF, Cause, Done, Driver};
+use super::{BACKOFF, Cause, Done, Driver, Ready};
 use crate::broker::redis::RedisMetrics;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::resp::{Kind, Push};
@@ -20,6 +20,7 @@ impl Driver {
 
     pub(super) fn link_up(&mut self, mut link: Link) {
         self.probe_seen = Instant::now();
+        self.ready = Ready::default();
         self.signals_seen = false;
         link.subscribe([&self.probe_channel[..]]);
         link.subscribe(self.rooms.iter().flat_map(|(_, room)| room.channels()));
@@ -53,6 +54,13 @@ impl Driver {
         self.backoff = (self.backoff * 2).min(BACKOFF.1);
         self.timers.connect = Some(Instant::now() + pause);
         self.set_live(false).await;
+    }
+
+    pub(super) async fn live_when_ready(&mut self) {
+        let ready = self.ready.probe && self.ready.library && self.ready.flags;
+        if ready && self.link.is_some() {
+            self.set_live(true).await;
+        }
     }
 
     pub(super) async fn set_live(&mut self, live: bool) {
@@ -103,7 +111,7 @@ impl Driver {
             (Kind::Unsubscribed, Some(Channel::Events(index))) => self.left(index),
             (Kind::Message, None) if self.is_own_probe(push) => {
                 self.probe_seen = Instant::now();
-                self.came_back = true;
+                self.ready.probe = true;
             }
             (Kind::Subscribed, None) if push.channel() == self.probe_channel => {
                 self.timers.probe = Instant::now();

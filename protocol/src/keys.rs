@@ -5,6 +5,22 @@ use crate::RoomName;
 /// The prefix unless configured.
 pub const DEFAULT_PREFIX: &str = "sse:";
 
+/// The flags of `notify-keyspace-events` that a gateway needs: keyspace channels, stream commands,
+/// expired and evicted keys.
+pub const NOTIFICATION_FLAGS: [char; 4] = ['K', 't', 'x', 'e'];
+
+/// The server's `notify-keyspace-events` with [`NOTIFICATION_FLAGS`] added; `None` where they are
+/// all there. `A` stands for all classes.
+#[must_use]
+pub fn with_notifications(current: &str) -> Option<String> {
+    let has = |flag: char| current.contains(flag) || (flag != 'K' && current.contains('A'));
+    let missing: String = NOTIFICATION_FLAGS
+        .into_iter()
+        .filter(|&flag| !has(flag))
+        .collect();
+    (!missing.is_empty()).then(|| format!("{current}{missing}"))
+}
+
 /// Makes and reads the Redis names of one prefix. The prefix is what separates environments that
 /// share a server: pub/sub ignores database numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +82,15 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flags_are_added_to_what_is_set() {
+        assert_eq!(with_notifications("").as_deref(), Some("Ktxe"));
+        assert_eq!(with_notifications("Eg").as_deref(), Some("EgKtxe"));
+        assert_eq!(with_notifications("KEA"), None);
+        assert_eq!(with_notifications("AE").as_deref(), Some("AEK"));
+        assert_eq!(with_notifications("xKet"), None);
+    }
 
     #[test]
     fn names_go_both_ways() {

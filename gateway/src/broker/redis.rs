@@ -1,9 +1,9 @@
 //! The Redis broker: one thread beside the shards that holds the subscriptions, keeps every room
 //! in order and carries the commands.
 //!
-//! [`driver`] is that thread's loop; [`link`] is the connection with the subscriptions and
-//! [`resp`] its parser; [`commands`] carries everything else over a small pool; [`reads`],
-//! [`publish`] and [`library`] say which commands. Order and continuity are decided in
+//! `driver` is that thread's loop; `link` is the connection with the subscriptions and
+//! `resp` its parser; `commands` carries everything else over a small pool; `reads`,
+//! `publish` and `library` say which commands. Order and continuity are decided in
 //! [`super::sequencer`].
 
 use std::sync::Arc;

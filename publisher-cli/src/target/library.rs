@@ -8,8 +8,6 @@ use redis::Value;
 use super::redis::{Connection, Refusal, refusal};
 use super::{Failure, FailureKind};
 
-/// `K`: on keyspace channels; `t`, `x`, `e`: stream commands, expiry, eviction.
-const FLAGS: [char; 4] = ['K', 't', 'x', 'e'];
 const NOTIFICATIONS: &str = "notify-keyspace-events";
 
 /// What was found and done about the library.
@@ -136,7 +134,7 @@ async fn notifications(connection: &mut Connection) -> Result<Flags, Failure> {
         Err(failure) if failure.kind == FailureKind::Unavailable => return Err(failure),
         Err(failure) => return Ok(Flags::NotAllowed(failure.sentence)),
     };
-    let Some(now) = merged(&before) else {
+    let Some(now) = protocol::keys::with_notifications(&before) else {
         return Ok(Flags::Complete(before));
     };
     let mut set = redis::cmd("CONFIG");
@@ -163,26 +161,5 @@ fn again(failure: Failure) -> Failure {
     match failure.kind {
         FailureKind::Unknown => Failure::unavailable(failure.sentence),
         _ => failure,
-    }
-}
-
-/// The flags with ours added; `None` where they are all there. `A` stands for all classes.
-fn merged(current: &str) -> Option<String> {
-    let has = |flag: char| current.contains(flag) || (flag != 'K' && current.contains('A'));
-    let missing: String = FLAGS.into_iter().filter(|&flag| !has(flag)).collect();
-    (!missing.is_empty()).then(|| format!("{current}{missing}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_are_added_to_what_is_set() {
-        assert_eq!(merged("").as_deref(), Some("Ktxe"));
-        assert_eq!(merged("Eg").as_deref(), Some("EgKtxe"));
-        assert_eq!(merged("KEA"), None);
-        assert_eq!(merged("AE").as_deref(), Some("AEK"));
-        assert_eq!(merged("xKet"), None);
     }
 }

@@ -8,9 +8,6 @@ use super::Shared;
 use super::commands::{Refusal, check, text};
 use crate::broker::BrokerError;
 
-/// `K`: on keyspace channels; `t`, `x`, `e`: stream commands, expiry, eviction.
-const FLAGS: [char; 4] = ['K', 't', 'x', 'e'];
-
 /// Loads the function library, unless a later version is there.
 ///
 /// # Errors
@@ -75,7 +72,7 @@ pub(super) async fn notifications(shared: &Shared) -> Result<Notifications, Brok
         Err(refusal) => return Err(refusal.into()),
     };
     let current = String::from_utf8_lossy(&current.unwrap_or_default()).into_owned();
-    let Some(flags) = merged(&current) else {
+    let Some(flags) = protocol::keys::with_notifications(&current) else {
         return Ok(Notifications::On);
     };
     if !shared.config.set_notifications {
@@ -95,26 +92,5 @@ pub(super) async fn notifications(shared: &Shared) -> Result<Notifications, Brok
         }
         Err(Refusal::Forbidden(reason) | Refusal::Other(reason)) => Ok(Notifications::Off(reason)),
         Err(refusal) => Err(refusal.into()),
-    }
-}
-
-/// The flags with ours added; `None` where they are all there. `A` stands for all classes.
-fn merged(current: &str) -> Option<String> {
-    let has = |flag: char| current.contains(flag) || (flag != 'K' && current.contains('A'));
-    let missing: String = FLAGS.into_iter().filter(|&flag| !has(flag)).collect();
-    (!missing.is_empty()).then(|| format!("{current}{missing}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn flags_are_added_to_what_is_set() {
-        assert_eq!(merged("").as_deref(), Some("Ktxe"));
-        assert_eq!(merged("Eg").as_deref(), Some("EgKtxe"));
-        assert_eq!(merged("KEA"), None);
-        assert_eq!(merged("AE").as_deref(), Some("AEK"));
-        assert_eq!(merged("xKet"), None);
     }
 }

@@ -381,6 +381,7 @@ impl Sequencer {
                 self.reset(reason, after, resume, out);
                 // The new stream may have entries below the old head, which were not asked for.
                 if reason == ResetReason::Deleted
+                    && resume == EventId::ZERO
                     && history.oldest.is_some_and(|oldest| oldest <= asked)
                 {
                     self.again = true;
@@ -414,8 +415,15 @@ impl Sequencer {
         if asked != EventId::ZERO && !found {
             let empty = oldest.is_none() && last == EventId::ZERO;
             let begins_later = history.from_start && oldest.is_some_and(|oldest| oldest > asked);
-            if self.gone_at_issue || empty || begins_later {
+            if empty || begins_later {
                 return Verdict::Reset(ResetReason::Deleted, EventId::ZERO);
+            }
+            if self.gone_at_issue {
+                // The signal may be about an earlier stream than the one that was read last: what
+                // has been handed on must not come again.
+                let known = oldest.is_some_and(|oldest| oldest <= asked);
+                let resume = if known { head } else { EventId::ZERO };
+                return Verdict::Reset(ResetReason::Deleted, resume);
             }
         }
         if asked < head {

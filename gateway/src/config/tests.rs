@@ -228,14 +228,11 @@ fn rules_are_enforced() {
             "redis.url `http://:***@localhost/`",
         ),
         ("[redis]\npool_size = 0", "pool_size is 0"),
-        (
-            "[publish]\nopen_rooms = [\"a/b\"]",
-            "open_rooms names `a/b`",
-        ),
+        ("[publish]\nopen_rooms = [\"a/b\"]", "open_rooms has `a/b`"),
         ("[publish]\nkeys = [\"a b\"]", "publish.keys"),
         (
-            "[publish]\nmax_bytes = 300000",
-            "stream.log_bytes (262144) is less than publish.max_bytes",
+            "[publish]\nmax_bytes = 2000000",
+            "stream.log_bytes (1048576) is less than publish.max_bytes",
         ),
         (
             "[stream]\nheartbeat = \"500ms\"",

@@ -609,3 +609,27 @@ proptest! {
         play(&ops);
     }
 }
+
+/// The signal of a deletion comes late: the stream has begun anew, was read, and then lost the
+/// entry that the next read begins at.
+#[test]
+fn a_late_deletion_repeats_nothing() {
+    let publish = |message, signal| Op::Publish { message, signal };
+    play(&[
+        Op::Connect,
+        publish(false, false),
+        publish(true, true),
+        publish(true, true),
+        Op::Deliver(3),
+        Op::Execute,
+        Op::Delete { signal: true },
+        Op::Settle,
+        publish(false, false),
+        publish(false, false),
+        Op::Return { fails: false },
+        publish(false, false),
+        publish(false, false),
+        Op::Execute,
+        Op::Remove(2),
+    ]);
+}

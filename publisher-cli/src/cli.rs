@@ -20,8 +20,8 @@ Examples:
   Through a gateway instead of Redis
     SSE_PUBLISH_KEY=secret sse-publish demo --url http://127.0.0.1:8080 --data hi
 
-A JSON line is {\"event\": NAME, \"data\": TEXT OR ANY JSON, \"idempotency_key\": KEY}; only data is
-required. Publishing stops at the first line that is refused; what came before it is published.
+A JSON line is {\"event\": NAME, \"data\": TEXT OR ANY JSON, \"room\": ROOM, \"idempotency_key\": KEY};
+only data is required. Publishing stops at the first line that is refused; what came before it is published.
 
 Environment: SSE_REDIS__URL, SSE_REDIS__PREFIX and SSE_PUBLISH_KEY stand for --redis, --prefix and
 --key (a password on a command line can be read by every user of the machine); NO_COLOR.
@@ -31,7 +31,8 @@ Exit codes:
   1   another failure, such as a key of the wrong type under the room's name
   64  bad usage, or an event was refused
   69  the server was not available, also after retries
-  77  not permitted";
+  77  not permitted
+  130 interrupted; how many were published is said";
 
 /// Publishes events to the rooms of sse-gateway, through Redis or HTTP.
 ///
@@ -116,7 +117,7 @@ pub enum Format {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("to").args(["room", "room_flag"]).required(true)))]
 pub struct Publish {
-    /// Room to publish in
+    /// Room to publish in, unless a JSON line names another
     #[arg(value_name = "ROOM", value_parser = room)]
     pub room: Option<RoomName>,
     /// The same, for a room that is named like a subcommand
@@ -140,7 +141,7 @@ pub struct Publish {
     /// can be repeated.
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
-    /// Print a JSON object for each event: {"room","id","repeat"}
+    /// Print a JSON object for each event: {"room","id","repeat"}, and {"error"} if it fails
     #[arg(long)]
     pub json: bool,
     /// Deliver to whoever is there and store nothing; not retried once it is on its way

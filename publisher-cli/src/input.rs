@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::io::{BufRead, Read};
 
-use protocol::event;
+use protocol::{RoomName, event};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
@@ -23,6 +23,8 @@ const ENVELOPE_EXTRA: usize = 4096;
 /// An event that follows the rules, ready to be sent, and sent again with the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
+    /// Where it goes.
+    pub room: RoomName,
     /// Empty for an unnamed event.
     pub event: String,
     /// The data.
@@ -59,6 +61,8 @@ impl Outgoing {
 /// Makes events, with the same rules and defaults for all.
 #[derive(Debug)]
 pub struct Maker {
+    /// Room of events that name none.
+    pub room: RoomName,
     /// Name for events that have none.
     pub event: String,
     /// What a line is.
@@ -81,8 +85,12 @@ impl Maker {
     /// # Errors
     /// It breaks a rule.
     pub fn single(&mut self, data: String) -> Result<Outgoing, Failure> {
-        let (event, key) = (self.event.clone(), self.key.clone());
-        self.checked(event, data, key, None)
+        let envelope = Envelope {
+            data,
+            key: self.key.clone(),
+            ..Envelope::default()
+        };
+        self.checked(envelope, None)
     }
 
     /// The event of a line, if it holds one.
@@ -108,7 +116,7 @@ impl Maker {
             Format::Json => true,
             Format::Text => false,
         };
-        let envelope = if json {
+        let mut envelope = if json {
             Envelope::read(begins)?
         } else {
             Envelope {
@@ -121,19 +129,24 @@ impl Maker {
                 .as_ref()
                 .map(|key| format!("{key}:{}", line.number))
         };
-        let key = envelope.key.or_else(numbered);
-        let event = envelope.event.unwrap_or_else(|| self.event.clone());
-        self.checked(event, envelope.data, key, Some(line.number))
-            .map(Some)
+        envelope.key = envelope.key.or_else(numbered);
+        self.checked(envelope, Some(line.number)).map(Some)
     }
 
-    fn checked(
-        &mut self,
-        event: String,
-        data: String,
-        key: Option<String>,
-        line: Option<u64>,
-    ) -> Result<Outgoing, Failure> {
+    fn checked(&mut self, envelope: Envelope, line: Option<u64>) -> Result<Outgoing, Failure> {
+        let Envelope {
+            room,
+            event,
+            data,
+            key,
+        } = envelope;
+        let room = match room {
+            Some(room) => {
+                RoomName::parse(&room).map_err(|error| Failure::refused(error.to_string()))?
+            }
+            None => self.room.clone(),
+        };
+        let event = event.unwrap_or_else(|| self.event.clone());
         event::check(event.as_bytes(), data.as_bytes(), self.max_bytes)
             .map_err(|error| Failure::refused(error.to_string()))?;
         if let Some(key) = &key {
@@ -153,6 +166,7 @@ impl Maker {
         }
         let own_key = key.is_some();
         Ok(Outgoing {
+            room,
             event,
             data,
             key: key.unwrap_or_else(|| self.random.next_key()),
@@ -191,6 +205,7 @@ impl RandomKeys {
 /// A JSON line.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Envelope {
+    room: Option<String>,
     event: Option<String>,
     data: String,
     key: Option<String>,
@@ -201,6 +216,8 @@ impl Envelope {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Members<'a> {
+            #[serde(default)]
+            room: Option<String>,
             #[serde(default)]
             event: Option<String>,
             #[serde(borrow)]
@@ -213,7 +230,7 @@ impl Envelope {
             let text = error.to_string();
             let reason = text.split(" at line ").next().unwrap_or(&text);
             Failure::refused(format!(
-                "it is not a JSON object with data and perhaps event and idempotency_key: {reason} (column {})",
+                "it is not a JSON object with data and perhaps event, room and idempotency_key: {reason} (column {})",
                 error.column()
             ))
         };
@@ -226,6 +243,7 @@ impl Envelope {
             other => compact(other),
         };
         Ok(Self {
+            room: members.room,
             event: members.event,
             data,
             key: members.idempotency_key,

@@ -15,8 +15,9 @@ fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(Stop::Shown(text)) => return report::print(&text),
-        Err(Stop::Usage(sentence)) => return report::fail(&Failure::refused(sentence)),
+        Err(Stop::Usage(sentence)) => return report::fail(&Failure::refused(sentence), false),
     };
+    let json = cli.command.is_none() && cli.publish.json;
     let outcome = match cli.command {
         Some(Command::Completions { shell }) => return report::print(&cli::completions(shell)),
         Some(Command::Load(load)) => in_runtime(load_library(load)),
@@ -24,7 +25,7 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => report::fail(&failure),
+        Err(failure) => report::fail(&failure, json),
     }
 }
 

@@ -4,24 +4,24 @@ use std::io::IsTerminal;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use protocol::RoomName;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::cli;
 use crate::input::{self, Line, Maker, Outgoing, RandomKeys};
 use crate::report::Report;
-use crate::target::{Failure, Retry, Target};
+use crate::target::{Failure, FailureKind, Retry, Target};
 
-/// Events that one round trip carries at most.
-const BATCH: usize = 128;
+/// A batch has more bytes of data than this only if it is a single event: Redis serves nobody else
+/// meanwhile.
+const BATCH_BYTES: usize = 256 * 1024;
 /// A rate may be caught up with for so long after a slow answer.
 const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// What is the same for all events of a run.
 #[derive(Debug)]
 pub struct Settings {
-    room: RoomName,
     maker: Maker,
     retry_for: Duration,
     rate: Option<NonZeroU32>,
@@ -36,6 +36,7 @@ impl Settings {
         let room = cli.room.as_ref().or(cli.room_flag.as_ref());
         let room = room.ok_or_else(|| Failure::refused("a room is needed"))?;
         let maker = Maker {
+            room: room.clone(),
             event: cli.event.clone().unwrap_or_default(),
             format: cli.format,
             max_bytes: cli.max_bytes,
@@ -45,7 +46,6 @@ impl Settings {
             random: RandomKeys::new(),
         };
         Ok(Self {
-            room: room.clone(),
             maker,
             retry_for: cli.server.retry_for,
             rate: cli.rate,
@@ -60,18 +60,18 @@ impl Settings {
 pub async fn run(
     cli: &cli::Publish,
     mut settings: Settings,
-    mut target: Target,
+    target: Target,
     report: &mut Report,
 ) -> Result<(), Failure> {
     let mut sender = Sender {
-        room: settings.room,
         retry: Retry::new(settings.retry_for),
-        target: &mut target,
+        target,
         report,
+        under_way: 0,
     };
     if let Some(data) = &cli.data {
         let event = settings.maker.single(data.clone())?;
-        return sender.send(&[event]).await;
+        return unless_interrupted(&mut sender, async |sender| sender.send(&[event]).await).await;
     }
     // A bad name is better refused before any line is read.
     protocol::event::check_name(settings.maker.event.as_bytes())
@@ -83,41 +83,78 @@ pub async fn run(
         lines: input::lines(settings.maker.max_bytes),
         maker: settings.maker,
         pace: settings.rate.map(Pace::new),
+        limit: sender.target.at_once(),
+        held: None,
         stopped: None,
     };
-    let outcome = loop {
-        let batch = batches.next().await;
-        if batch.is_empty() {
-            break batches.stopped.map_or(Ok(()), Err);
+    let outcome = unless_interrupted(&mut sender, async |sender| {
+        loop {
+            let batch = batches.next().await;
+            if batch.is_empty() {
+                return batches.stopped.take().map_or(Ok(()), Err);
+            }
+            sender.send(&batch).await?;
         }
-        if let Err(failure) = sender.send(&batch).await {
-            break Err(failure);
-        }
-    };
+    });
+    let outcome = outcome.await;
     sender.report.finish();
     outcome
 }
 
+/// Works until it is done or a signal comes; then says how far it came.
+async fn unless_interrupted<'a>(
+    sender: &mut Sender<'a>,
+    work: impl AsyncFnOnce(&mut Sender<'a>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    tokio::select! {
+        biased;
+        outcome = work(sender) => return outcome,
+        () = interrupted() => {}
+    }
+    let mut sentence = format!("interrupted: published {}", sender.report.count());
+    if sender.under_way > 0 {
+        sentence += &format!(", and perhaps the next {}", sender.under_way);
+    }
+    Err(Failure::new(FailureKind::Interrupted, sentence))
+}
+
+/// SIGINT (Ctrl-C) or SIGTERM.
+async fn interrupted() {
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
+        // Without handlers the system ends the program, only without a word.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        Ok(()) = tokio::signal::ctrl_c() => {}
+        Some(()) = terminated.recv() => {}
+        else => std::future::pending().await,
+    }
+}
+
 /// Sends batches until they are through.
 struct Sender<'a> {
-    room: RoomName,
     retry: Retry,
-    target: &'a mut Target,
+    target: Target,
     report: &'a mut Report,
+    /// Events that may have arrived, but were not answered.
+    under_way: usize,
 }
 
 impl Sender<'_> {
+    /// Sends events of one room.
     async fn send(&mut self, mut batch: &[Outgoing]) -> Result<(), Failure> {
-        while !batch.is_empty() {
-            let progress = self.target.publish(&self.room, batch).await;
+        while let Some(first) = batch.first() {
+            self.under_way = batch.len();
+            let progress = self.target.publish(&first.room, batch).await;
             if !progress.receipts.is_empty() {
                 self.retry.reset();
             }
             let done = progress.receipts.len().min(batch.len());
             for receipt in &progress.receipts {
-                self.report.published(&self.room, receipt);
+                self.report.published(&first.room, receipt);
             }
             batch = &batch[done..];
+            self.under_way = batch.len();
             let Some(failure) = progress.failure else {
                 continue;
             };
@@ -139,37 +176,62 @@ struct Batches {
     lines: mpsc::Receiver<Line>,
     maker: Maker,
     pace: Option<Pace>,
+    /// Events in a batch at most.
+    limit: usize,
+    /// The first event of the next batch.
+    held: Option<Outgoing>,
     /// The line at which it ended.
     stopped: Option<Failure>,
 }
 
 impl Batches {
     /// The next batch; empty at the end, or once what came before a refused line is through.
+    ///
+    /// A batch is for one room, so that what stops an event, such as a key of the wrong type, stops
+    /// all that follow it.
     async fn next(&mut self) -> Vec<Outgoing> {
-        let mut batch = Vec::new();
-        while batch.is_empty() && self.stopped.is_none() {
-            let limit = match &mut self.pace {
-                Some(pace) => pace.due().await.min(BATCH),
-                None => BATCH,
+        let limit = match &mut self.pace {
+            Some(pace) => pace.due().await.min(self.limit),
+            None => self.limit,
+        };
+        let mut batch: Vec<Outgoing> = Vec::with_capacity(limit);
+        let mut bytes = 0;
+        while batch.len() < limit {
+            let Some(event) = self.event(batch.is_empty()).await else {
+                break;
             };
-            let mut lines = Vec::with_capacity(limit);
-            if self.lines.recv_many(&mut lines, limit).await == 0 {
+            bytes += event.data.len();
+            let fits = |first: &Outgoing| first.room == event.room && bytes <= BATCH_BYTES;
+            if !batch.first().is_none_or(fits) {
+                self.held = Some(event);
                 break;
             }
-            for line in lines {
-                match self.maker.line(line) {
-                    Ok(event) => batch.extend(event),
-                    Err(failure) => {
-                        self.stopped = Some(failure);
-                        break;
-                    }
-                }
-            }
-            if let Some(pace) = &mut self.pace {
-                pace.spend(batch.len());
-            }
+            batch.push(event);
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.spend(batch.len());
         }
         batch
+    }
+
+    /// The next event, if there is one; waits for it if it is the `first` of a batch.
+    async fn event(&mut self, first: bool) -> Option<Outgoing> {
+        if self.held.is_some() {
+            return self.held.take();
+        }
+        while self.stopped.is_none() {
+            let line = if first {
+                self.lines.recv().await?
+            } else {
+                self.lines.try_recv().ok()?
+            };
+            match self.maker.line(line) {
+                Ok(Some(event)) => return Some(event),
+                Ok(None) => {}
+                Err(failure) => self.stopped = Some(failure),
+            }
+        }
+        None
     }
 }
 

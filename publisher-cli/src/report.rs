@@ -90,14 +90,18 @@ impl Report {
         tell(text);
     }
 
+    /// How many events were taken so far.
+    pub fn count(&self) -> String {
+        count(self.published, "event")
+    }
+
     /// Everything is through, or nothing more will be.
     pub fn finish(&self) {
         self.bar.finish_and_clear();
         if self.json {
             return;
         }
-        let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-        let mut line = format!("published {}", count(self.published, "event"));
+        let mut line = format!("published {}", self.count());
         if self.repeats > 0 {
             line += &format!(", of which {}", count(self.repeats, "repeat"));
         }
@@ -106,6 +110,10 @@ impl Report {
         }
         show(&(line + "\n"));
     }
+}
+
+fn count(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 fn style() -> ProgressStyle {
@@ -127,8 +135,12 @@ pub fn print(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Prints why nothing more is done.
-pub fn fail(failure: &Failure) -> ExitCode {
+/// Prints why nothing more is done; to machines too.
+pub fn fail(failure: &Failure, json: bool) -> ExitCode {
+    if json {
+        let line = serde_json::json!({ "error": failure.sentence });
+        show(&format!("{line}\n"));
+    }
     tell(&failure.sentence);
     ExitCode::from(failure.exit_code())
 }

@@ -33,6 +33,8 @@ pub enum FailureKind {
     Refused,
     /// The caller may not do this.
     Forbidden,
+    /// The user or the system wants it to stop.
+    Interrupted,
     /// The server is away or cannot serve now: worth another try.
     Unavailable,
     /// Like [`FailureKind::Unavailable`], but another try might deliver twice.
@@ -65,13 +67,15 @@ impl Failure {
         }
     }
 
-    /// The exit code, as `--help` lists them (`EX_USAGE`, `EX_UNAVAILABLE`, `EX_NOPERM`).
+    /// The exit code, as `--help` lists them (`EX_USAGE`, `EX_UNAVAILABLE`, `EX_NOPERM`,
+    /// and 128 + SIGINT).
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             FailureKind::Refused => 64,
             FailureKind::Unavailable | FailureKind::Unknown => 69,
             FailureKind::Forbidden => 77,
+            FailureKind::Interrupted => 130,
             FailureKind::Other => 1,
         }
     }
@@ -125,7 +129,16 @@ impl Target {
         }
     }
 
-    /// Tries once to publish events, in order.
+    /// Events that one round trip carries at most.
+    #[must_use]
+    pub fn at_once(&self) -> usize {
+        match self {
+            Self::Redis(_) => redis::BATCH,
+            Self::Http(_) => 1,
+        }
+    }
+
+    /// Tries once to publish events of one room, in order.
     pub async fn publish(&mut self, room: &RoomName, batch: &[Outgoing]) -> Progress {
         match self {
             Self::Redis(publisher) => publisher.publish(room, batch).await,

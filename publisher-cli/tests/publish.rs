@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader, Write};
+
 use support::{Redis, Run, eventually, run, start};
 
 fn ok(run: &Run) -> &str {
@@ -360,6 +362,116 @@ fn functions_that_disappear_are_loaded_again() {
 }
 
 #[test]
+fn the_order_stays_while_functions_come_and_go() {
+    const COUNT: usize = 20_000;
+    let redis = Redis::start(&[]);
+    let flags = ["demo", "--redis", &redis.url(), "--max-len", "0"];
+    ok(&run(&["load", "--redis", &redis.url()], b""));
+    let library: Vec<u8> = redis.ask(&["FUNCTION", "DUMP"]);
+    let restore = redis::cmd("FUNCTION").arg("RESTORE").arg(&library).take();
+    let mut other = redis.connection();
+    // A batch has more bytes than the server reads in one go: others have their turn in between.
+    let line = |n: usize| format!("{n} {}\n", "x".repeat(800)).into_bytes();
+    let publisher = start(&flags, (0..COUNT).flat_map(line).collect());
+    let mut seen = 0;
+    while !publisher.is_finished() {
+        let length = redis.ask::<i64>(&["XLEN", "sse:room:demo"]);
+        if length > seen {
+            seen = length;
+            redis.ask::<()>(&["FUNCTION", "FLUSH"]);
+            // Refused if the publisher was faster.
+            let _: redis::RedisResult<()> = restore.query(&mut other);
+        }
+    }
+    ok(&publisher.join().unwrap());
+    let entries = redis.entries("demo");
+    let numbers = entries
+        .iter()
+        .map(|entry| entry.2.split_once(' ').unwrap().0.parse::<usize>().unwrap());
+    assert!(numbers.eq(0..COUNT), "lost, doubled or out of order");
+}
+
+#[test]
+fn a_server_without_transactions_is_enough() {
+    let redis = Redis::start(&[
+        "--rename-command",
+        "MULTI",
+        "",
+        "--rename-command",
+        "EXEC",
+        "",
+    ]);
+    let run = run(&["demo", "--redis", &redis.url(), "--json"], &lines(300));
+    whole(&redis, "demo", 300, &run);
+}
+
+#[test]
+fn lines_may_name_their_rooms() {
+    let redis = Redis::start(&[]);
+    let flags = ["a", "--redis", &redis.url(), "--json"];
+    let input = b"1\n{\"room\":\"b\",\"data\":2}\n{\"room\":\"b\",\"data\":3}\n4\n";
+    let rooms: Vec<serde_json::Value> = ok(&run(&flags, input))
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["room"].clone())
+        .collect();
+    assert_eq!(rooms, ["a", "b", "b", "a"]);
+    let data = |room: &str| -> Vec<String> {
+        let entries = redis.entries(room);
+        entries.into_iter().map(|entry| entry.2).collect()
+    };
+    assert_eq!(
+        (data("a"), data("b")),
+        (vec!["1".into(), "4".into()], vec!["2".into(), "3".into()])
+    );
+    refused(&run(&flags, b"{\"room\":\"..\",\"data\":1}"), 64, "line 1");
+    // What follows a failure is not published, in whichever room.
+    redis.ask::<()>(&["SET", "sse:room:w", "x"]);
+    let stopped = run(&flags, b"5\n{\"room\":\"w\",\"data\":6}\n7\n");
+    refused(&stopped, 1, "line 2");
+    let last: serde_json::Value =
+        serde_json::from_str(stopped.stdout.lines().last().unwrap()).unwrap();
+    assert!(
+        last["error"]
+            .as_str()
+            .unwrap()
+            .contains("other than a stream")
+    );
+    assert_eq!(data("a"), ["1", "4", "5"]);
+}
+
+#[test]
+fn a_signal_ends_it_with_a_count() {
+    let redis = Redis::start(&[]);
+    let mut child = support::command(&["demo", "--redis", &redis.url(), "--json"])
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(&lines(3)).unwrap();
+    let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(answers.by_ref().take(3).filter(Result::is_ok).count(), 3);
+    support::signal("INT", &child);
+    let sentence = "interrupted: published 3 events";
+    let last = answers.next().unwrap().unwrap();
+    assert_eq!(last, format!("{{\"error\":\"{sentence}\"}}"));
+    let run: Run = child.wait_with_output().unwrap().into();
+    refused(&run, 130, sentence);
+    drop(stdin);
+
+    let away = ["demo", "--redis", "redis://127.0.0.1:1", "--data", "x"];
+    let mut child = support::command(&away).spawn().unwrap();
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+    let trouble = stderr.next().unwrap().unwrap();
+    assert!(trouble.contains("trying again"), "{trouble}");
+    support::signal("TERM", &child);
+    let last = stderr.next().unwrap().unwrap();
+    assert!(
+        last.contains("published 0 events, and perhaps the next 1"),
+        "{last}"
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
 fn a_server_without_functions_runs_the_script() {
     let mut flags = Vec::new();
     for name in ["FCALL", "FCALL_RO", "FUNCTION"] {
@@ -401,7 +513,7 @@ fn a_reader_that_leaves_is_no_failure() {
         .unwrap();
     drop(child.stdout.take());
     let mut stdin = child.stdin.take().unwrap();
-    std::io::Write::write_all(&mut stdin, &lines(500)).unwrap();
+    stdin.write_all(&lines(500)).unwrap();
     drop(stdin);
     let run: Run = child.wait_with_output().unwrap().into();
     ok(&run);

@@ -1,4 +1,4 @@
-//! Publishing straight into Redis: one pipeline per batch.
+//! Publishing straight into Redis: one transaction per batch.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,8 @@ use crate::input::Outgoing;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Events that one transaction carries at most.
+pub const BATCH: usize = 128;
 /// A connection that was idle for longer is checked before it is used: servers close idle ones.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -86,6 +88,37 @@ impl Connection {
             Ok(values)
         } else {
             Err(Failure::other("Redis answered with too few values"))
+        }
+    }
+
+    /// Like [`Connection::ask`], as one transaction. In a mere pipeline the first commands may be
+    /// refused and later ones executed, such as when the function is loaded, a script ends or a
+    /// replica is promoted in between; repeating the first ones would then change the order.
+    ///
+    /// If the transaction is refused as a whole, there is one value, which says why. Where MULTI
+    /// is not allowed, the commands are executed one by one all the same.
+    ///
+    /// # Errors
+    /// As [`Connection::ask`].
+    pub async fn ask_together(&mut self, commands: Vec<Cmd>) -> Result<Vec<Value>, Failure> {
+        if commands.len() < 2 {
+            return self.ask(commands).await;
+        }
+        let mut all = vec![redis::cmd("MULTI")];
+        all.extend(commands);
+        all.push(redis::cmd("EXEC"));
+        let mut values = self.ask(all).await?;
+        let outcome = values.pop().unwrap_or_default();
+        let begun = values.remove(0);
+        match (outcome, begun) {
+            (Value::Array(results), _) => Ok(results),
+            (_, Value::ServerError(_)) => Ok(values),
+            (outcome, _) => {
+                // The connection may still be inside the transaction.
+                self.open = None;
+                let refused = |value: &Value| matches!(value, Value::ServerError(_));
+                Ok(vec![values.into_iter().find(refused).unwrap_or(outcome)])
+            }
         }
     }
 
@@ -198,15 +231,22 @@ impl Publisher {
 
     async fn store(&mut self, key: &str, batch: &[Outgoing]) -> Result<Progress, Again> {
         let commands = batch.iter().map(|event| self.command(key, event)).collect();
-        let values = self.connection.ask(commands).await.map_err(retried)?;
+        let answers = self.connection.ask_together(commands).await;
+        let values = answers.map_err(retried)?;
         let mut progress = Progress::default();
         for (value, event) in values.into_iter().zip(batch) {
             let error = match value {
                 Value::ServerError(error) => error,
-                value => {
-                    progress.receipts.push(receipt(&value, event)?);
-                    continue;
-                }
+                value => match receipt(&value, event) {
+                    Ok(receipt) => {
+                        progress.receipts.push(receipt);
+                        continue;
+                    }
+                    Err(failure) => {
+                        progress.failure = Some(failure);
+                        return Ok(progress);
+                    }
+                },
             };
             match refusal(&error) {
                 // The whole batch again: what was stored is recognised by its key.

@@ -23,7 +23,7 @@ for i = 1, argc, 2 do
   elseif name == 'maxlen' or name == 'maxage' or name == 'expire' or name == 'onceexpire' or name == 'maxbytes' or name == 'sharded' then
     local number = tonumber(value)
     if not number or number < 0 or number > 9007199254740991 or number % 1 ~= 0 then
-      return redis.error_reply('ERR sse: ' .. name .. ' needs a whole number, not ' .. value)
+      return redis.error_reply('ERR sse: ' .. name .. ' needs a whole number, not ' .. string.sub(value, 1, 64))
     end
     local text = number > 0 and string.format('%.0f', number)
     if name == 'maxlen' then maxlen = text
@@ -33,6 +33,9 @@ for i = 1, argc, 2 do
     elseif name == 'maxbytes' then maxbytes = number
     elseif number == 1 then publish = 'SPUBLISH' end
   elseif name == 'traceparent' or name == 'tracestate' or string.find(name, '^x%-[%w_-]+$') then
+    if #name > 64 or (extra and #extra >= 32) then
+      return redis.error_reply('ERR sse: at most 16 extension fields, with names of at most 64 bytes')
+    end
     if #value > 1024 or string.find(value, '[%c]') then
       return redis.error_reply('ERR sse: ' .. name .. ' has at most 1024 bytes and no control characters')
     end

@@ -1,71 +1,15 @@
 //! The publish function and its twin for `EVAL`, against a real `redis-server`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::collections::HashMap;
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use protocol::publish::{self, PublishArgs};
 use protocol::{EventId, Keys, RoomName};
 use redis::{Connection, FromRedisValue, RedisResult};
-
-const DEADLINE: Duration = Duration::from_secs(30);
-
-/// A server of this test; killed when dropped.
-struct Server {
-    process: Child,
-    port: u16,
-}
-
-impl Server {
-    fn start() -> Self {
-        loop {
-            let port = {
-                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-                listener.local_addr().unwrap().port()
-            };
-            let process = Command::new("redis-server")
-                .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
-                .args(["--save", "", "--appendonly", "no"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .expect("redis-server is needed for these tests");
-            let mut server = Self { process, port };
-            if server.is_up() {
-                return server;
-            }
-        }
-    }
-
-    /// False where another process took the port.
-    fn is_up(&mut self) -> bool {
-        let own = format!("process_id:{}", self.process.id());
-        let end = Instant::now() + DEADLINE;
-        while Instant::now() < end && self.process.try_wait().unwrap().is_none() {
-            let info = self
-                .connect()
-                .and_then(|mut c| redis::cmd("INFO").query::<String>(&mut c));
-            match info {
-                Ok(text) => return text.contains(&own),
-                Err(_) => std::thread::sleep(Duration::from_millis(5)),
-            }
-        }
-        false
-    }
-
-    fn connect(&self) -> RedisResult<Connection> {
-        redis::Client::open(format!("redis://127.0.0.1:{}", self.port))?.get_connection()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
+use serde_json::Value;
+use support::{Server, vectors};
 
 /// The two ways to run the one source.
 #[derive(Debug, Clone, Copy)]
@@ -321,6 +265,11 @@ fn refusals_say_why_and_store_nothing() {
     let wide = "x".repeat(1_025);
     let big = "x".repeat(65_537);
     let room = format!("sse:room:{}", "x".repeat(129));
+    let long_field = format!("x-{}", "a".repeat(63));
+    let many: Vec<&str> = ["data", "x"]
+        .into_iter()
+        .chain(["x-a", "1"].repeat(17))
+        .collect();
     let ok = "sse:room:r";
     let cases: &[(&str, &[&str], &str)] = &[
         ("sse:room:", &["data", "x"], "key"),
@@ -353,6 +302,8 @@ fn refusals_say_why_and_store_nothing() {
         (ok, &["data", "x", "event", &long], "256"),
         (ok, &["data", "x", "traceparent", "a\nb"], "traceparent"),
         (ok, &["data", "x", "x-a", &wide], "1024"),
+        (ok, &["data", "x", &long_field, "1"], "64 bytes"),
+        (ok, &many, "16 extension fields"),
         (ok, &["data", &big], "65537 bytes, over the limit of 65536"),
         (ok, &["data", "xxx", "maxbytes", "2"], "limit of 2"),
     ];
@@ -388,6 +339,63 @@ fn a_key_of_another_type_is_left_alone() {
         assert_eq!(publisher.ask::<String>(&["GET", "sse:room:r"]), "text");
         assert_eq!(publisher.ask::<i64>(&["DBSIZE"]), 1);
     });
+}
+
+#[test]
+fn a_quiet_minute_is_counted_from_the_last_event() {
+    both(|_, publisher| {
+        let minute = PublishArgs {
+            expire_seconds: Some(60),
+            ..data("x")
+        };
+        publisher.publish(minute);
+        publisher.ask::<()>(&["EXPIRE", "sse:room:r", "5"]);
+        publisher.publish(minute);
+        let left: i64 = publisher.ask(&["TTL", "sse:room:r"]);
+        assert!((6..=60).contains(&left), "{left}");
+    });
+}
+
+#[test]
+fn room_names_follow_the_vectors() {
+    let names = vectors("room-names.json");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    both(|_, publisher| {
+        for name in names["valid"].as_array().unwrap() {
+            let key = format!("sse:room:{}", text(name));
+            publisher
+                .call::<String>(&key, &data("x").to_args())
+                .unwrap();
+            publisher.ask::<()>(&["DEL", &key]);
+        }
+        for case in names["invalid"].as_array().unwrap() {
+            let key = format!("sse:room:{}", text(&case["name"]));
+            let error = publisher
+                .call::<String>(&key, &data("x").to_args())
+                .unwrap_err();
+            assert_eq!(error.code(), Some("ERR"), "{key} {error}");
+        }
+        assert_eq!(publisher.ask::<i64>(&["DBSIZE"]), 0);
+    });
+}
+
+#[test]
+fn a_server_that_has_the_script_runs_it_by_its_sha1() {
+    let server = Server::start();
+    let mut publisher = Publisher::new(&server, Way::Script);
+    let by_sha1 = |publisher: &mut Publisher| -> RedisResult<String> {
+        redis::cmd("EVALSHA")
+            .arg(publish::script_sha1())
+            .arg(1)
+            .arg("sse:room:r")
+            .arg(data("x").to_args())
+            .query(&mut publisher.connection)
+    };
+    let error = by_sha1(&mut publisher).unwrap_err();
+    assert_eq!(error.code(), Some("NOSCRIPT"), "{error}");
+    publisher.publish(data("x"));
+    let id = by_sha1(&mut publisher).unwrap();
+    assert_eq!(publisher.entries()[1].0.to_string(), id);
 }
 
 #[test]

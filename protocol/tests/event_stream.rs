@@ -40,11 +40,7 @@ fn parse(bytes: &[u8]) -> Vec<Message> {
             Some(colon) => (&line[..colon], &line[colon + 1..]),
             None => (line, ""),
         };
-        let value = if value.starts_with(' ') {
-            &value[1..]
-        } else {
-            value
-        };
+        let value = value.strip_prefix(' ').unwrap_or(value);
         if field == "event" {
             event = value.to_owned();
         } else if field == "data" {
@@ -124,6 +120,7 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
         b"data: a\n",
         b"data\r",
         b"id: 5-0\r\n",
+        b"id: a\0b\n",
         b"retry: 12\n",
         b"event: e\r",
     ];

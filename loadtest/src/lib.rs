@@ -1,0 +1,4 @@
+//! `sse-loadtest`: puts load on event-stream servers, checks every delivery, and compares.
+
+pub mod report;
+pub mod serve;

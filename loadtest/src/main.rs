@@ -1,0 +1,3 @@
+//! `sse-loadtest`: see the library.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! What a run found, and its views.
+
+pub mod model;

@@ -5,8 +5,17 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 use protocol::EventId;
-use protocol::sse::decode::{Decoder, Message};
+use protocol::sse::decode::Decoder;
 use protocol::sse::encode::{self, Frame};
+
+/// A message that outlives its decoder.
+#[derive(Debug, PartialEq)]
+struct Message {
+    id: String,
+    event: String,
+    data: String,
+    retry: Option<u64>,
+}
 
 /// WHATWG HTML, section 9.2.6, in its own order and words.
 fn parse(bytes: &[u8]) -> Vec<Message> {
@@ -60,7 +69,14 @@ fn decode(bytes: &[u8], cuts: &[usize]) -> Vec<Message> {
     let (mut rest, mut cuts) = (bytes, cuts.iter().cycle());
     while !rest.is_empty() {
         let (piece, after) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
-        decoder.feed(piece, |message| messages.push(message));
+        decoder.feed(piece, |m| {
+            messages.push(Message {
+                id: m.id.to_owned(),
+                event: m.event.to_owned(),
+                data: m.data.to_owned(),
+                retry: m.retry,
+            });
+        });
         rest = after;
     }
     messages

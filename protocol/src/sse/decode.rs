@@ -2,20 +2,21 @@
 
 use memchr::memchr2;
 
-/// One dispatched event.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Message {
+/// One dispatched event, borrowed from the [`Decoder`] that read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message<'a> {
     /// The last event id at the time of dispatch; empty where none was given yet.
-    pub id: String,
+    pub id: &'a str,
     /// `message` where the stream names none.
-    pub event: String,
+    pub event: &'a str,
     /// Lines joined by LF.
-    pub data: String,
+    pub data: &'a str,
     /// The latest reconnection time in milliseconds, where one was given.
     pub retry: Option<u64>,
 }
 
-/// A push parser: feed it bytes as they come.
+/// A push parser: feed it bytes as they come. It keeps its buffers, so that an event costs no
+/// allocation.
 #[derive(Debug, Default)]
 pub struct Decoder {
     /// The beginning of a line whose end has not come yet.
@@ -23,7 +24,8 @@ pub struct Decoder {
     started: bool,
     after_cr: bool,
     event: String,
-    data: Option<String>,
+    data: String,
+    has_data: bool,
     /// The latest `id:`, which counts from the end of its block.
     id: String,
     last_event_id: String,
@@ -32,7 +34,7 @@ pub struct Decoder {
 
 impl Decoder {
     /// Parses the next bytes and hands over each event that they complete.
-    pub fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(Message)) {
+    pub fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(Message<'_>)) {
         if self.after_cr && !bytes.is_empty() {
             self.after_cr = false;
             bytes = bytes.strip_prefix(b"\n").unwrap_or(bytes);
@@ -64,27 +66,30 @@ impl Decoder {
         &self.last_event_id
     }
 
-    fn line(&mut self, mut line: &[u8], each: &mut impl FnMut(Message)) {
+    /// The latest reconnection time in milliseconds, where one was given.
+    #[must_use]
+    pub fn retry(&self) -> Option<u64> {
+        self.retry
+    }
+
+    /// Begins a new stream of the same client: what was begun is dropped, the last event id and the
+    /// reconnection time stay.
+    pub fn reconnect(&mut self) {
+        self.line.clear();
+        self.started = false;
+        self.after_cr = false;
+        self.event.clear();
+        self.data.clear();
+        self.has_data = false;
+        self.id.clone_from(&self.last_event_id);
+    }
+
+    fn line(&mut self, mut line: &[u8], each: &mut impl FnMut(Message<'_>)) {
         if !std::mem::replace(&mut self.started, true) {
             line = line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line);
         }
         if line.is_empty() {
-            self.last_event_id.clone_from(&self.id);
-            let event = std::mem::take(&mut self.event);
-            if let Some(mut data) = self.data.take() {
-                data.pop();
-                let event = if event.is_empty() {
-                    "message".to_owned()
-                } else {
-                    event
-                };
-                each(Message {
-                    id: self.id.clone(),
-                    event,
-                    data,
-                    retry: self.retry,
-                });
-            }
+            self.dispatch(each);
             return;
         }
         let line = String::from_utf8_lossy(line);
@@ -93,9 +98,10 @@ impl Decoder {
         match field {
             "event" => value.clone_into(&mut self.event),
             "data" => {
-                let data = self.data.get_or_insert_default();
-                data.push_str(value);
-                data.push('\n');
+                if std::mem::replace(&mut self.has_data, true) {
+                    self.data.push('\n');
+                }
+                self.data.push_str(value);
             }
             "id" if !value.contains('\0') => value.clone_into(&mut self.id),
             "retry" if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => {
@@ -104,17 +110,40 @@ impl Decoder {
             _ => {}
         }
     }
+
+    fn dispatch(&mut self, each: &mut impl FnMut(Message<'_>)) {
+        self.last_event_id.clone_from(&self.id);
+        if std::mem::take(&mut self.has_data) {
+            each(Message {
+                id: &self.id,
+                event: if self.event.is_empty() {
+                    "message"
+                } else {
+                    &self.event
+                },
+                data: &self.data,
+                retry: self.retry,
+            });
+            self.data.clear();
+        }
+        self.event.clear();
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn decode(chunks: &[&[u8]]) -> Vec<Message> {
+    /// Id, event, data and retry of each event.
+    type Owned = (String, String, String, Option<u64>);
+
+    fn decode(chunks: &[&[u8]]) -> Vec<Owned> {
         let (mut decoder, mut out) = (Decoder::default(), Vec::new());
-        chunks
-            .iter()
-            .for_each(|chunk| decoder.feed(chunk, |message| out.push(message)));
+        for chunk in chunks {
+            decoder.feed(chunk, |m| {
+                out.push((m.id.into(), m.event.into(), m.data.into(), m.retry));
+            });
+        }
         out
     }
 
@@ -126,7 +155,7 @@ mod tests {
         assert_eq!(messages, decode(&[text.as_bytes()]));
         let short: Vec<_> = messages
             .iter()
-            .map(|m| (m.id.as_str(), m.event.as_str(), m.data.as_str(), m.retry))
+            .map(|m| (m.0.as_str(), m.1.as_str(), m.2.as_str(), m.3))
             .collect();
         assert_eq!(
             short,
@@ -153,6 +182,18 @@ mod tests {
     #[test]
     fn a_retry_beyond_measure_is_ignored() {
         let messages = decode(&[b"retry: 7\nretry: 99999999999999999999999\ndata: a\n\n"]);
-        assert_eq!(messages[0].retry, Some(7));
+        assert_eq!(messages[0].3, Some(7));
+    }
+
+    #[test]
+    fn a_reconnect_drops_what_was_begun_and_keeps_the_id() {
+        let mut decoder = Decoder::default();
+        decoder.feed(b"retry: 9\nid: 1\ndata: a\n\nid: 2\ndata: b\nda", |_| ());
+        decoder.reconnect();
+        let mut seen = Vec::new();
+        decoder.feed("\u{FEFF}data: c\n\n".as_bytes(), |m| {
+            seen.push((m.id.to_owned(), m.data.to_owned(), m.retry));
+        });
+        assert_eq!(seen, [("1".to_owned(), "c".to_owned(), Some(9))]);
     }
 }

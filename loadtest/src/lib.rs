@@ -1,5 +1,18 @@
 //! `sse-loadtest`: puts load on event-stream servers, checks every delivery, and compares.
 
+pub mod cli;
+pub mod clock;
+pub mod control;
+pub mod cost;
+pub mod histogram;
+pub mod load;
+pub mod payload;
+pub mod plan;
+pub mod progress;
+pub mod publisher;
 pub mod report;
+pub mod scenario;
 pub mod serve;
+pub mod system;
 pub mod target;
+pub mod worker;

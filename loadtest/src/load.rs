@@ -1,0 +1,459 @@
+//! A run's coordinator: worker processes, a publisher, and what they tell, put together.
+
+mod gather;
+mod workers;
+
+use std::time::Duration;
+
+use crate::clock;
+use crate::control::{Order, Word};
+use crate::cost::{self, RedisUsage, Usage};
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::publisher::{Published, Publisher, Redis, WireError, Work};
+use crate::report::model::{KernelMemory, ProcessCost, RedisCost, Report, Resuming, ToolCost};
+use gather::Gather;
+use workers::Workers;
+
+/// How long clients may take to get what was published, after the last event.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why a run cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A worker process cannot be started.
+    #[error("a worker process cannot be started: {0}")]
+    Spawn(#[source] std::io::Error),
+    /// A worker ended before its time.
+    #[error("worker {0} ended before its time: {1}")]
+    Worker(usize, String),
+    /// Streams do not open.
+    #[error(
+        "only {opened} of {wanted} streams were open after {seconds} s ({failed} attempts failed): is the server up at {addresses}, and does it allow that many?"
+    )]
+    NotOpen {
+        /// Streams that are open.
+        opened: u64,
+        /// Streams that were asked for.
+        wanted: u64,
+        /// How long it was waited.
+        seconds: u64,
+        /// Attempts that failed.
+        failed: u64,
+        /// Where to.
+        addresses: String,
+    },
+    /// Nothing can be published.
+    #[error(transparent)]
+    Publish(#[from] WireError),
+    /// A process that is to be killed is not there.
+    #[error("process {0} cannot be killed: {1}")]
+    Kill(u32, rustix::io::Errno),
+}
+
+/// What a run is about.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// What the clients do; each worker's copy gets its number.
+    pub plan: Plan,
+    /// What is published.
+    pub work: Work,
+    /// The server's processes.
+    pub pids: Vec<u32>,
+    /// The Redis server whose commands are counted.
+    pub redis: Option<String>,
+    /// How long to wait until all streams are open.
+    pub open_within: Duration,
+    /// Whether to show nothing on the way.
+    pub quiet: bool,
+}
+
+/// A run under way.
+pub struct Load {
+    setup: Setup,
+    workers: Workers,
+    gather: Gather,
+    publisher: Publisher,
+    progress: Progress,
+    redis: Option<Redis>,
+    before: Before,
+    report: Report,
+    rate: f64,
+}
+
+/// What was used when events began to flow.
+#[derive(Default)]
+struct Before {
+    processes: Vec<Usage>,
+    redis: RedisUsage,
+}
+
+impl Load {
+    /// Starts the workers and connects the publisher.
+    ///
+    /// # Errors
+    /// A worker cannot be started, or nothing can be published.
+    pub fn start(setup: Setup) -> Result<Self, LoadError> {
+        let publisher = Publisher::connect(&setup.work)?;
+        let redis = setup.redis.as_deref().map(Redis::connect).transpose()?;
+        let workers = Workers::spawn(&setup.plan)?;
+        let mut report = Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            command: std::env::args().collect::<Vec<_>>().join(" "),
+            ..Report::default()
+        };
+        report.processes = setup
+            .pids
+            .iter()
+            .map(|&pid| {
+                let usage = Usage::of(pid).unwrap_or_default();
+                ProcessCost {
+                    pid,
+                    name: usage.name,
+                    rss_before: usage.rss,
+                    ..ProcessCost::default()
+                }
+            })
+            .collect();
+        report.kernel = Some(KernelMemory {
+            slab_before: cost::slab(),
+            ..KernelMemory::default()
+        });
+        Ok(Self {
+            gather: Gather::new(setup.plan.workers as usize, &setup.pids, setup.plan.tick_ms),
+            progress: Progress::new(setup.quiet),
+            workers,
+            publisher,
+            redis,
+            before: Before::default(),
+            report,
+            rate: 0.0,
+            setup,
+        })
+    }
+
+    /// Opens all streams.
+    ///
+    /// # Errors
+    /// They are not open in time.
+    pub fn open(&mut self) -> Result<(), LoadError> {
+        let wanted = self.setup.plan.connections;
+        let began = clock::now();
+        let cpu = self.usages();
+        self.progress.phase("connecting", wanted);
+        self.workers.tell_all(&Order::Open)?;
+        let deadline = began + self.setup.open_within.as_nanos() as u64;
+        let last = self.await_full(deadline)?;
+        let connecting = &mut self.report.connecting;
+        connecting.wanted = wanted;
+        connecting.opened = self.gather.opened;
+        connecting.failed = self.gather.failed;
+        connecting.per_second = wanted as f64 / clock::seconds(began, last).max(1e-9);
+        connecting.time = self.gather.connect.quantiles();
+        for (process, (before, after)) in self
+            .report
+            .processes
+            .iter_mut()
+            .zip(cpu.iter().zip(usages(&self.setup.pids)))
+        {
+            process.cpu_connecting = after.user + after.system - before.user - before.system;
+            process.rss_connected = after.rss;
+            process.descriptors = after.descriptors;
+        }
+        if let Some(kernel) = &mut self.report.kernel {
+            kernel.slab_connected = cost::slab();
+            kernel.tcp_connected = cost::tcp_buffers();
+        }
+        Ok(())
+    }
+
+    /// Waits for all streams to be open: when the last one opened.
+    fn await_full(&mut self, deadline: u64) -> Result<u64, LoadError> {
+        self.workers.tell_all(&Order::AwaitFull)?;
+        let (mut missing, mut last) = (self.workers.len(), 0);
+        while missing > 0 {
+            match self.next_word(deadline)? {
+                Some(Word::Full { at, .. }) => {
+                    missing -= 1;
+                    last = last.max(at);
+                }
+                Some(_) => {}
+                None => {
+                    let opened = self.gather.open();
+                    let addresses = &self.setup.plan.target.addresses;
+                    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                    return Err(LoadError::NotOpen {
+                        opened,
+                        wanted: self.setup.plan.connections,
+                        seconds: self.setup.open_within.as_secs(),
+                        failed: self.gather.failed,
+                        addresses: addresses.join(", "),
+                    });
+                }
+            }
+        }
+        Ok(last)
+    }
+
+    /// Takes the next word that is not a tick; `None` when the time is over.
+    fn next_word(&mut self, deadline: u64) -> Result<Option<Word>, LoadError> {
+        loop {
+            let now = clock::now();
+            if now >= deadline {
+                return Ok(None);
+            }
+            self.gather.sample_if_due(self.publisher.accepted());
+            self.show();
+            let wait = (deadline - now).min(100_000_000);
+            match self.workers.word(Duration::from_nanos(wait))? {
+                None => {}
+                Some((worker, Word::Tick(tick))) => self.gather.add(worker, &tick),
+                Some((worker, Word::Failed(why))) => return Err(LoadError::Worker(worker, why)),
+                Some((_, word)) => return Ok(Some(word)),
+            }
+        }
+    }
+
+    fn show(&self) {
+        let latest = self.gather.latest();
+        let message = format!(
+            "{} streams, {:.0} deliveries/s, p99 {} µs",
+            latest.open, latest.deliveries, latest.latency.p99
+        );
+        self.progress.step(self.gather.position(), message);
+    }
+
+    /// Lets `time` pass.
+    fn pass(&mut self, time: Duration) -> Result<(), LoadError> {
+        let deadline = clock::now() + time.as_nanos() as u64;
+        while self.next_word(deadline)?.is_some() {}
+        Ok(())
+    }
+
+    /// Has every worker say what came until now: ticks before and after are told apart by it.
+    fn mark(&mut self, measure: bool) -> Result<(), LoadError> {
+        let mark = self.gather.begin_mark(measure);
+        self.workers.tell_all(&Order::Mark(mark))?;
+        let deadline = clock::now() + 10_000_000_000;
+        while !self.gather.has_all_marks() {
+            if self.next_tick(deadline)?.is_none() {
+                return Err(LoadError::Worker(0, "it does not answer".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    fn next_tick(&mut self, deadline: u64) -> Result<Option<()>, LoadError> {
+        let left = deadline.saturating_sub(clock::now());
+        if left == 0 {
+            return Ok(None);
+        }
+        match self.workers.word(Duration::from_nanos(left))? {
+            Some((worker, Word::Tick(tick))) => self.gather.add(worker, &tick),
+            Some((worker, Word::Failed(why))) => return Err(LoadError::Worker(worker, why)),
+            Some(_) | None => {}
+        }
+        Ok(Some(()))
+    }
+
+    fn usages(&self) -> Vec<Usage> {
+        usages(&self.setup.pids)
+    }
+
+    /// Begins to publish and to measure.
+    ///
+    /// # Errors
+    /// A worker is gone.
+    pub fn begin(&mut self, rate: f64, time: Duration) -> Result<(), LoadError> {
+        self.rate = rate;
+        self.mark(true)?;
+        self.before.processes = self.usages();
+        if let Some(redis) = &mut self.redis {
+            self.before.redis = RedisUsage::read(redis)?;
+        }
+        self.gather.begin_phase(time);
+        self.progress.phase("publishing", time.as_secs().max(1));
+        self.publisher.start(rate);
+        Ok(())
+    }
+
+    /// Goes on publishing for a while.
+    ///
+    /// # Errors
+    /// A worker is gone.
+    pub fn go_on(&mut self, time: Duration) -> Result<(), LoadError> {
+        self.report.duration += time.as_secs_f64();
+        self.pass(time)
+    }
+
+    /// Cuts all streams, or kills a process, and waits until every client is back and has everything. Events
+    /// flow on meanwhile.
+    ///
+    /// # Errors
+    /// A worker is gone, the process cannot be killed, or streams do not open again.
+    pub fn storm(&mut self, kill: Option<u32>, spread: Duration) -> Result<(), LoadError> {
+        let before = self.redis.as_mut().map(RedisUsage::read).transpose()?;
+        let published = self.publisher.published();
+        self.workers.tell_all(&Order::Goals(published.heads))?;
+        self.mark(true)?;
+        self.gather.begin_return();
+        let began = clock::now();
+        let (cause, cut) = if let Some(pid) = kill {
+            let (cut, closed) = (self.gather.open(), self.gather.closed);
+            kill_process(pid)?;
+            // The clients notice one after the other; it is over when a tick brings no more.
+            let deadline = clock::now() + 10_000_000_000;
+            let mut last = closed;
+            while clock::now() < deadline {
+                self.pass(Duration::from_millis(2 * self.setup.plan.tick_ms))?;
+                if self.gather.closed > closed && self.gather.closed == last {
+                    break;
+                }
+                last = self.gather.closed;
+            }
+            let gone = self.gather.closed - closed;
+            (format!("process {pid} killed"), gone.min(cut))
+        } else {
+            let spread_ms = spread.as_millis() as u64;
+            let cut = self.gather.open();
+            self.workers.tell_all(&Order::Cut { spread_ms })?;
+            ("all streams cut".to_owned(), cut)
+        };
+        let deadline = began + (spread + self.setup.open_within).as_nanos() as u64;
+        let last = self.await_full(deadline)?;
+        let caught_up = self.catch_up(PATIENCE)?.unwrap_or(u64::MAX);
+        let after = self.redis.as_mut().map(RedisUsage::read).transpose()?;
+        // The times of the clients come with the ticks.
+        self.mark(true)?;
+        self.report.duration += clock::seconds(began, clock::now());
+        self.report.resuming.push(Resuming {
+            cause,
+            cut,
+            returned: self.gather.returned(),
+            spread: spread.as_secs_f64(),
+            last_connect: clock::seconds(began, last),
+            caught_up: clock::seconds(last, caught_up),
+            time: self.gather.resume.quantiles(),
+            connect: self.gather.reconnect.quantiles(),
+            rooms: u64::from(self.setup.plan.rooms),
+            redis: match (before, after) {
+                (Some(before), Some(after)) => after.since(&before).commands,
+                _ => Default::default(),
+            },
+        });
+        Ok(())
+    }
+
+    /// Waits until every client has what was published so far: when the last one had; `None` when the patience
+    /// was over.
+    fn catch_up(&mut self, patience: Duration) -> Result<Option<u64>, LoadError> {
+        let Published { heads, unsure } = self.publisher.published();
+        self.workers.tell_all(&Order::CatchUp { heads, unsure })?;
+        let deadline = clock::now() + patience.as_nanos() as u64;
+        let (mut missing, mut last) = (self.workers.len(), 0);
+        while missing > 0 {
+            match self.next_word(deadline)? {
+                Some(Word::CaughtUp { at }) => {
+                    missing -= 1;
+                    last = last.max(at);
+                }
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(last))
+    }
+
+    /// Stops publishing, lets everything arrive, and judges.
+    ///
+    /// # Errors
+    /// A worker is gone.
+    pub fn finish(mut self) -> Result<Report, LoadError> {
+        self.mark(false)?;
+        let window = self.gather.window();
+        self.publisher.pause();
+        self.progress.phase("settling", 1);
+        if self.catch_up(PATIENCE)?.is_none() {
+            let seconds = PATIENCE.as_secs();
+            let remark =
+                format!("Not every client had every event {seconds} s after the last one.");
+            self.report.remarks.push(remark);
+        }
+        let after = self.usages();
+        for (process, (before, after)) in self
+            .report
+            .processes
+            .iter_mut()
+            .zip(self.before.processes.iter().zip(&after))
+        {
+            // A process that is gone has no figures.
+            if after.rss > 0 {
+                process.cpu_user = after.user - before.user;
+                process.cpu_system = after.system - before.system;
+            }
+            process.rss_after = after.rss;
+            process.rss_peak = after.peak;
+        }
+        if let Some(redis) = &mut self.redis {
+            let since = RedisUsage::read(redis)?.since(&self.before.redis);
+            self.report.redis = Some(RedisCost {
+                cpu: since.cpu,
+                commands: since.commands,
+            });
+        }
+        self.workers.tell_all(&Order::Finish)?;
+        let deadline = clock::now() + 60_000_000_000;
+        let mut judged = 0;
+        while judged < self.workers.len() {
+            match self.next_word(deadline)? {
+                Some(Word::Done(judgement)) => {
+                    judged += 1;
+                    self.gather.judge(*judgement);
+                }
+                Some(_) => {}
+                None => return Err(LoadError::Worker(0, "it does not end".to_owned())),
+            }
+        }
+        self.progress.clear();
+        let mut report = self.report;
+        report.publishing = self.publisher.finish(self.rate);
+        report.delivering = self.gather.delivering(&window);
+        report.checking = self.gather.checking();
+        report.tool = ToolCost {
+            workers: self.setup.plan.workers,
+            ..window.tool
+        };
+        report.samples = self.gather.into_samples();
+        if report.tool.saturated {
+            report.remarks.push(
+                "The load tool itself had no CPU left: throughput and latency are its limits as well as the \
+                 server's. Use more workers, or more cores."
+                    .to_owned(),
+            );
+        }
+        if report.publishing.unsent > 0 {
+            report.remarks.push(format!(
+                "{} of {} events that were due were never sent, because the server did not confirm earlier ones \
+                 in time.",
+                report.publishing.unsent, report.publishing.offered
+            ));
+        }
+        Ok(report)
+    }
+}
+
+fn usages(pids: &[u32]) -> Vec<Usage> {
+    let usage = |&pid: &u32| Usage::of(pid).unwrap_or_default();
+    pids.iter().map(usage).collect()
+}
+
+fn kill_process(pid: u32) -> Result<(), LoadError> {
+    let process = i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    let Some(process) = process else {
+        return Err(LoadError::Kill(pid, rustix::io::Errno::SRCH));
+    };
+    rustix::process::kill_process(process, rustix::process::Signal::KILL)
+        .map_err(|error| LoadError::Kill(pid, error))
+}

@@ -185,9 +185,9 @@ pub struct ProcessCost {
     pub pid: u32,
     /// Its command's name.
     pub name: String,
-    /// CPU in user mode while events were published.
+    /// CPU in user mode from the first event to the last delivery.
     pub cpu_user: f64,
-    /// CPU in the kernel while events were published.
+    /// CPU in the kernel from the first event to the last delivery.
     pub cpu_system: f64,
     /// CPU while the clients connected.
     pub cpu_connecting: f64,
@@ -288,8 +288,8 @@ pub struct Report {
     pub delivering: Delivering,
     /// Faults.
     pub checking: Checking,
-    /// What came of the cut, in a storm.
-    pub resuming: Option<Resuming>,
+    /// What came of each cut, in a storm.
+    pub resuming: Vec<Resuming>,
     /// The server's processes, where they were named.
     pub processes: Vec<ProcessCost>,
     /// The kernel's memory, where the server is on this machine.

@@ -9,11 +9,13 @@ pub mod model;
 pub mod summary;
 pub mod units;
 
+mod costs;
 mod facts;
 #[cfg(test)]
 mod fixture;
 mod machine;
 mod plot;
+mod text;
 mod versus;
 
 pub use machine::{machine, unix_now};

@@ -1,7 +1,6 @@
 //! The tables of a run, which the terminal and the page show alike.
 
-use std::collections::BTreeMap;
-
+use super::costs;
 use super::model::{Checking, ProcessCost, Quantiles, Report, Resuming};
 use super::units::{count, per, percent, with_unit};
 
@@ -82,6 +81,11 @@ fn faults(checking: &Checking) -> [(&'static str, u64); 6] {
     ]
 }
 
+/// How many faults there were of every kind.
+pub fn fault_count(checking: &Checking) -> u64 {
+    faults(checking).iter().map(|&(_, number)| number).sum()
+}
+
 /// CPU of all the server's processes for each delivery, in microseconds.
 pub fn cpu_per_delivery(report: &Report) -> Option<f64> {
     let value = per(
@@ -97,11 +101,13 @@ pub fn memory_per_stream(report: &Report) -> Option<f64> {
     (!report.processes.is_empty() && value.is_finite()).then_some(value)
 }
 
-fn sum(report: &Report, of: impl Fn(&ProcessCost) -> f64) -> f64 {
+/// A figure of all processes together.
+pub fn sum(report: &Report, of: impl Fn(&ProcessCost) -> f64) -> f64 {
     report.processes.iter().map(of).sum()
 }
 
-fn growth(process: &ProcessCost) -> f64 {
+/// Resident memory that a process took on with its clients.
+pub fn growth(process: &ProcessCost) -> f64 {
     process.rss_connected as f64 - process.rss_before as f64
 }
 
@@ -115,10 +121,10 @@ pub fn tables(report: &Report) -> Vec<Table> {
         checking(&report.checking),
         times(report),
         resuming(report),
-        processes(report),
+        costs::processes(report),
         kernel(report),
-        redis(report),
-        redis_resuming(report),
+        costs::redis(report),
+        costs::redis_resuming(report),
         tool(report),
     ];
     tables.retain(|table| !table.rows.is_empty());
@@ -254,62 +260,13 @@ fn resuming(report: &Report) -> Table {
     row("last stream open after", &|r| {
         with_unit(r.last_connect, "s")
     });
-    row("all caught up after another", &|r| {
-        with_unit(r.caught_up, "s")
-    });
+    row("then caught up in", &|r| with_unit(r.caught_up, "s"));
     row("rooms", &|r| count(r.rooms));
     table
 }
 
-fn processes(report: &Report) -> Table {
-    let mut table = Table::new("Cost of the server", &[]);
-    let some = report.processes.iter();
-    let mut columns: Vec<String> = some.map(|p| format!("{} {}", p.name, p.pid)).collect();
-    let together = columns.len() > 1;
-    if together {
-        columns.insert(0, "together".to_owned());
-    }
-    let mut row = |label: &str, unit: &str, of: &dyn Fn(&ProcessCost) -> f64| {
-        let mut cells: Vec<String> = Vec::with_capacity(columns.len());
-        if together {
-            cells.push(with_unit(sum(report, of), unit));
-        }
-        cells.extend(report.processes.iter().map(|p| with_unit(of(p), unit)));
-        table.push(label, cells);
-    };
-    if report.processes.is_empty() {
-        return table;
-    }
-    let (received, opened) = (
-        report.delivering.received as f64,
-        report.connecting.opened as f64,
-    );
-    let cpu = |p: &ProcessCost| p.cpu_user + p.cpu_system;
-    row("CPU per delivery", "µs", &|p| per(cpu(p) * 1e6, received));
-    row("CPU while publishing", "cores", &|p| {
-        per(cpu(p), report.duration)
-    });
-    row("… in user mode", "s", &|p| p.cpu_user);
-    row("… in the kernel", "s", &|p| p.cpu_system);
-    row("CPU while connecting", "s", &|p| p.cpu_connecting);
-    row("CPU per connect", "µs", &|p| {
-        per(p.cpu_connecting * 1e6, opened)
-    });
-    row("memory per stream", "B", &|p| per(growth(p), opened));
-    row("memory before clients", "B", &|p| p.rss_before as f64);
-    row("… with all connected", "B", &|p| p.rss_connected as f64);
-    row("… after all events", "B", &|p| p.rss_after as f64);
-    row("… at most", "B", &|p| p.rss_peak as f64);
-    let descriptors = || report.processes.iter().map(|p| p.descriptors);
-    let sum = together.then(|| descriptors().sum());
-    let cells = sum.into_iter().chain(descriptors()).map(count).collect();
-    table.push("descriptors", cells);
-    table.columns = columns;
-    table
-}
-
 fn kernel(report: &Report) -> Table {
-    let mut table = Table::new("Kernel memory (both ends of each stream)", &[]);
+    let mut table = Table::new("Kernel memory (both ends)", &[]);
     if let Some(kernel) = &report.kernel {
         let opened = report.connecting.opened as f64;
         let slab = kernel.slab_connected as f64 - kernel.slab_before as f64;
@@ -323,59 +280,6 @@ fn kernel(report: &Report) -> Table {
         table.fact("socket buffers in all", with_unit(sockets, "B"));
     }
     table
-}
-
-fn redis(report: &Report) -> Table {
-    let mut table = Table::new("Redis", &["calls", "per event"]);
-    let events = report.publishing.accepted as f64;
-    if let Some(redis) = &report.redis {
-        let all: u64 = redis.commands.values().sum();
-        table.push("all commands", calls(all, events));
-        commands(&mut table, &redis.commands, events);
-        let each = with_unit(per(redis.cpu * 1e6, events), "µs");
-        table.push("CPU", vec![with_unit(redis.cpu, "s"), each]);
-    }
-    table
-}
-
-/// What Redis had to do for the streams that came back.
-fn redis_resuming(report: &Report) -> Table {
-    let mut table = Table::new("Redis while streams came back", &[]);
-    let cuts = report.resuming.iter().enumerate();
-    let cuts = cuts.filter(|(_, cut)| !cut.redis.is_empty());
-    for (index, cut) in cuts.clone() {
-        let number = numbered(report, index);
-        table.columns.push(format!("calls{number}"));
-        table.columns.push("per stream back".to_owned());
-        for (name, _) in by_calls(&cut.redis) {
-            if !table.rows.iter().any(|row| row.label == name) {
-                table.push(name, Vec::new());
-            }
-        }
-    }
-    for row in &mut table.rows {
-        for (_, cut) in cuts.clone() {
-            let number = cut.redis.get(&row.label).copied().unwrap_or(0);
-            row.cells.extend(calls(number, cut.returned as f64));
-        }
-    }
-    table
-}
-
-fn commands(table: &mut Table, commands: &BTreeMap<String, u64>, events: f64) {
-    for (name, number) in by_calls(commands) {
-        table.push(name, calls(number, events));
-    }
-}
-
-fn by_calls(commands: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
-    let mut sorted: Vec<(&str, u64)> = commands.iter().map(|(n, &c)| (n.as_str(), c)).collect();
-    sorted.sort_by_key(|&(_, number)| std::cmp::Reverse(number));
-    sorted
-}
-
-fn calls(number: u64, events: f64) -> Vec<String> {
-    vec![count(number), with_unit(per(number as f64, events), "")]
 }
 
 fn tool(report: &Report) -> Table {

@@ -8,6 +8,13 @@ use super::model::{
     ToolCost, Values,
 };
 
+/// Leaves a view where somebody can look at it: `REPORT_PAGES=/tmp cargo test -p loadtest report`.
+pub fn keep(name: &str, text: &str) {
+    if let Some(folder) = std::env::var_os("REPORT_PAGES") {
+        std::fs::write(std::path::Path::new(&folder).join(name), text).unwrap();
+    }
+}
+
 /// Quantiles around a median, in microseconds.
 pub fn times(p50: u64, count: u64) -> Quantiles {
     Quantiles {

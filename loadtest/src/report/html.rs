@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use super::facts::Table;
 use super::model::{Comparison, Machine, Report};
-use super::summary::describe;
+use super::text::describe;
 use super::units::date;
 
 const STYLE: &str = include_str!("page.css");
@@ -199,17 +199,10 @@ mod tests {
         assert!(html.contains("<html lang=\"en\">") && html.contains("<title>"));
     }
 
-    /// Leaves a page where somebody can look at it.
-    fn keep(name: &str, html: &str) {
-        if let Some(folder) = std::env::var_os("REPORT_PAGES") {
-            std::fs::write(std::path::Path::new(&folder).join(name), html).unwrap();
-        }
-    }
-
     #[test]
     fn a_run_is_a_sound_page_with_its_figures() {
         let html = report(&fixture::run());
-        keep("report-run.html", &html);
+        fixture::keep("report-run.html", &html);
         assert_sound(&html);
         for part in [
             "3 lost, 1 repeated",
@@ -224,6 +217,23 @@ mod tests {
         assert!(html.contains("&lt;b&gt;room&lt;/b&gt;") && !html.contains("<b>"));
         assert!(html.contains("&quot;13&quot; &amp; 14"));
         assert_eq!(html.matches("<figure>").count(), 7);
+    }
+
+    #[test]
+    fn a_soak_of_a_day_stays_a_small_page() {
+        let mut run = fixture::run();
+        let course = run.samples.clone();
+        run.scenario = "soak".to_owned();
+        run.samples = (0..86_400_u32)
+            .map(|second| super::super::model::Sample {
+                at: f64::from(second),
+                ..course[second as usize * course.len() / 86_400].clone()
+            })
+            .collect();
+        let html = report(&run);
+        fixture::keep("report-soak.html", &html);
+        assert_sound(&html);
+        assert!(html.len() < 300_000, "{} bytes", html.len());
     }
 
     #[test]
@@ -242,7 +252,7 @@ mod tests {
     #[test]
     fn a_comparison_is_a_sound_page_with_its_verdicts() {
         let html = comparison(&fixture::comparison());
-        keep("report-comparison.html", &html);
+        fixture::keep("report-comparison.html", &html);
         assert_sound(&html);
         for part in [
             "✓ kept, aim met",

@@ -17,7 +17,10 @@ use super::html::escape;
 const WIDTH: f64 = 520.0;
 const HEIGHT: f64 = 250.0;
 const TOP: f64 = 30.0;
-const BOTTOM: f64 = 40.0;
+const BOTTOM: f64 = 46.0;
+/// The least margins beside the axes, so that plots below each other line up.
+const LEFT: f64 = 62.0;
+const RIGHT: f64 = 92.0;
 /// More points than this on a line cannot be told apart on a screen; see [`thin`].
 const POINTS: usize = 480;
 
@@ -70,7 +73,8 @@ impl Plot<'_> {
 
     /// The plot over places that have names; `ticks` are (place, name), from the first to the last.
     pub fn over_names(&self, ticks: &[(f64, &str)], name: &str) -> String {
-        let low = ticks.first().map_or(0.0, |tick| tick.0);
+        // Room before the first point, for the value beside it.
+        let low = ticks.first().map_or(0.0, |tick| tick.0 - 0.5);
         let high = ticks.last().map_or(1.0, |tick| tick.0);
         let named = ticks.iter().map(|&(at, name)| (at, name.to_owned()));
         let x = Axis::named(low, high, named.collect());
@@ -96,7 +100,9 @@ impl Plot<'_> {
         };
         let y = Axis::new(low, high, self.unit, self.scale);
         let left = text_width(y.ticks.iter().map(|tick| tick.1.as_str())) + 10.0;
+        let left = left.max(LEFT);
         let right = text_width(self.lines.iter().map(|line| line.name.as_str())) + 24.0;
+        let right = right.max(RIGHT);
         let frame = Frame {
             left,
             right: WIDTH - right,
@@ -118,11 +124,13 @@ impl Plot<'_> {
             frame.right,
         );
         let mut ends = Vec::new();
+        let mut values = String::new();
         for line in &self.lines {
-            if let Some(end) = self.line(&mut svg, line, &frame, x, &y) {
+            if let Some(end) = self.line((&mut svg, &mut values), line, &frame, x, &y) {
                 ends.push((end, line.series, line.name.as_str()));
             }
         }
+        svg.push_str(&values);
         labels::at_ends(&mut svg, ends, frame.right, (frame.top, frame.bottom));
         svg.push_str("</svg>");
         let title = escape(self.title);
@@ -138,10 +146,10 @@ impl Plot<'_> {
         )
     }
 
-    /// Draws a line and says where it ends.
+    /// Draws a line and says where it ends. The values along it go above all lines.
     fn line(
         &self,
-        svg: &mut String,
+        (svg, values): (&mut String, &mut String),
         line: &Line,
         frame: &Frame,
         x: &Axis,
@@ -169,10 +177,10 @@ impl Plot<'_> {
             if line.marked && line.series == 0 {
                 let text = escape(&super::units::with_unit(value, self.unit));
                 let _ = write!(
-                    marks,
-                    "<text class=\"value\" text-anchor=\"middle\" x=\"{:.1}\" y=\"{:.1}\">{text}</text>",
-                    px.max(frame.left + 22.0).min(frame.right - 6.0),
-                    py - 7.0,
+                    values,
+                    "<text class=\"value\" text-anchor=\"end\" x=\"{:.1}\" y=\"{:.1}\">{text}</text>",
+                    px + 3.0,
+                    py - 6.0,
                 );
             }
             end = Some((px, py));
@@ -225,7 +233,7 @@ impl Frame {
                 svg,
                 "<path class=\"grid\" d=\"M{at:.1} {bottom:.1}v4\"/>\
                  <text text-anchor=\"middle\" x=\"{at:.1}\" y=\"{:.1}\">{}</text>",
-                bottom + 17.0,
+                bottom + 20.0,
                 escape(name),
             );
         }

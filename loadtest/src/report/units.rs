@@ -112,7 +112,7 @@ pub fn significant(value: f64) -> String {
         s if s >= 0.001 => 5,
         _ => 6,
     };
-    if size >= 1000.0 && size < 1e15 {
+    if (1000.0..1e15).contains(&size) {
         let sign = if value < 0.0 { "−" } else { "" };
         return format!("{sign}{}", count(size as u64));
     }
@@ -136,7 +136,7 @@ pub fn count(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -151,7 +151,7 @@ pub fn percent(share: f64) -> String {
         return NONE.to_owned();
     }
     match share * 100.0 {
-        p if p == 100.0 => "100 %".to_owned(),
+        100.0 => "100 %".to_owned(),
         p if p > 99.0 && p < 100.0 => format!("{:.3} %", p.min(99.999)),
         p => format!("{} %", significant(p)),
     }

@@ -54,24 +54,25 @@ fn ratios(comparison: &Comparison) -> String {
     let mut out = String::from(
         "<section><h2>Ratios</h2>\
          <div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Ratios\">\
-         <table class=\"grid\"><thead><tr><td></td>",
+         <table class=\"grid ratios\"><thead><tr><td></td>",
     );
-    for column in ["ratio", "rounds", "must", "aim", "verdict"] {
+    for column in ["verdict", "ratio", "rounds", "must", "aim"] {
         let _ = write!(out, "<th scope=\"col\">{column}</th>");
     }
     out.push_str("</tr></thead><tbody>");
     for ratio in &comparison.ratios {
         let _ = write!(out, "<tr><th scope=\"row\">{}</th>", escape(&ratio.name));
-        for cell in comparing::ratio(ratio) {
-            let _ = write!(out, "<td>{}</td>", escape(&cell));
-        }
         let (good, words) = comparing::judge(ratio);
         let class = match good {
             Some(true) => "good",
             Some(false) => "bad",
             None => "open",
         };
-        let _ = write!(out, "<td><span class=\"{class}\">{words}</span></td></tr>");
+        let _ = write!(out, "<td><span class=\"{class}\">{words}</span></td>");
+        for cell in comparing::ratio(ratio) {
+            let _ = write!(out, "<td>{}</td>", escape(&cell));
+        }
+        out.push_str("</tr>");
     }
     out.push_str("</tbody></table></div></section>\n");
     out
@@ -162,10 +163,10 @@ fn bars(figure: &Figure, systems: &[&str]) -> String {
         );
     }
     let unit = escape(&unit);
-    let _ = write!(
+    let _ = writeln!(
         out,
         "</tbody><tfoot><tr><td class=\"unit\">{unit}</td><td>{}</td><td></td>\
-         <td class=\"unit\">to {FIRST}</td></tr></tfoot></table>\n",
+         <td class=\"unit\">to {FIRST}</td></tr></tfoot></table>",
         ruler(&axis)
     );
     out
@@ -180,7 +181,11 @@ fn runs(runs: &[Report]) -> String {
         let (found, system) = (facts::verdict(report), escape(&report.system));
         let mark = if found.good { "✓" } else { "✗" };
         let class = if found.good { "good" } else { "bad" };
-        let load: Vec<&str> = report.load.iter().map(|(_, much)| much.as_str()).collect();
+        let load: Vec<String> = report
+            .load
+            .iter()
+            .map(|(what, much)| format!("{what} {much}"))
+            .collect();
         let load = escape(&load.join(" · "));
         let p99 = with_unit(report.delivering.latency.p99 as f64, "µs");
         let _ = write!(

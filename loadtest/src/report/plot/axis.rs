@@ -57,7 +57,10 @@ impl Axis {
             high: steps * step * divisor,
             scale: Scale::Linear,
             ticks: Vec::new(),
-            unit: suffix.trim().to_owned(),
+            unit: match suffix.trim() {
+                "/s" => "1/s".to_owned(),
+                unit => unit.to_owned(),
+            },
         };
         let ticks = 0..=steps as u32;
         axis.ticks = ticks

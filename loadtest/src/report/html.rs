@@ -216,7 +216,7 @@ mod tests {
         }
         assert!(html.contains("&lt;b&gt;room&lt;/b&gt;") && !html.contains("<b>"));
         assert!(html.contains("&quot;13&quot; &amp; 14"));
-        assert_eq!(html.matches("<figure>").count(), 7);
+        assert_eq!(html.matches("<figure>").count(), 8);
     }
 
     #[test]

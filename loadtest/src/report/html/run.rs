@@ -190,12 +190,14 @@ fn rest(report: &Report) -> String {
     // One published event makes many deliveries: on one axis the events would lie on the ground.
     let deliveries = vec![Line::new("delivered", 0, over(report, |s| s.deliveries))];
     let events = vec![Line::new("published", 3, over(report, |s| s.published))];
-    let open = vec![Line::new("open", 2, over(report, |s| s.open as f64))];
-    // Without a named process nothing is known of memory and CPU, and a line at 0 would be a lie.
-    let memory = vec![
-        Line::new("resident", 0, over(report, |s| known(s.rss))),
-        Line::new("slab", 3, over(report, |s| known(s.slab))),
+    let open = vec![
+        Line::new("descriptors", 5, over(report, |s| known(s.descriptors))),
+        Line::new("open", 2, over(report, |s| s.open as f64)),
     ];
+    // Without a named process nothing is known of memory and CPU, and a line at 0 would be a lie.
+    // Each has its own axis, for a leak shows as a slope, and a tall neighbour would flatten it.
+    let resident = vec![Line::new("resident", 0, over(report, |s| known(s.rss)))];
+    let slab = vec![Line::new("slab", 3, over(report, |s| known(s.slab)))];
     let cpu = match report.processes.is_empty() {
         true => Vec::new(),
         false => vec![Line::new("server", 1, over(report, |s| s.cpu))],
@@ -203,13 +205,14 @@ fn rest(report: &Report) -> String {
     [
         ("Throughput: deliveries", "deliveries", "1/s", deliveries),
         ("Throughput: events published", "events", "1/s", events),
-        ("Open streams", "streams", "", open),
         (
-            "Memory of the server, and of the kernel (slab)",
-            "memory",
-            "B",
-            memory,
+            "Open streams, and descriptors of the server",
+            "number",
+            "",
+            open,
         ),
+        ("Resident memory of the server", "memory", "B", resident),
+        ("Slab memory of the kernel", "memory", "B", slab),
         ("CPU of the server", "CPU", "cores", cpu),
     ]
     .into_iter()

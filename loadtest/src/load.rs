@@ -99,6 +99,7 @@ impl Load {
         let workers = Workers::spawn(&setup.plan)?;
         let mut report = Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            began: crate::report::unix_now(),
             command: std::env::args().collect::<Vec<_>>().join(" "),
             ..Report::default()
         };
@@ -144,6 +145,8 @@ impl Load {
         self.workers.tell_all(&Order::Open)?;
         let deadline = began + self.setup.open_within.as_nanos() as u64;
         let last = self.await_full(deadline)?;
+        // What came until now belongs to the connecting.
+        self.mark(false)?;
         let connecting = &mut self.report.connecting;
         connecting.wanted = wanted;
         connecting.opened = self.gather.opened;

@@ -79,7 +79,10 @@ mod tests {
 
     #[test]
     fn a_run_shows_its_figures_in_a_hundred_columns() {
-        let text = report(&fixture::run(), false);
+        let mut run = fixture::run();
+        run.load
+            .push(("origin".to_owned(), "of many words ".repeat(20)));
+        let text = report(&run, false);
         for part in [
             "✗ Faults: 3 lost, 1 repeated",
             "10,000 of 10,000",

@@ -89,7 +89,7 @@ impl Text {
     fn facts(&mut self, table: &Table) {
         const LEFT: usize = 14;
         let title: String = table.title.split(" (").take(1).collect();
-        let mut lines: Vec<String> = vec![String::new()];
+        let mut lines: Vec<String> = Vec::new();
         for row in &table.rows {
             let value = row
                 .cells
@@ -98,11 +98,10 @@ impl Text {
                 .unwrap_or_default();
             let fact = format!("{}: {value}", plain(&row.label));
             match lines.last_mut() {
-                Some(line) if line.is_empty() => *line = fact,
                 Some(line) if LEFT + width(line) + 3 + width(&fact) <= WIDTH => {
                     let _ = write!(line, " · {fact}");
                 }
-                _ => lines.push(fact),
+                _ => lines.extend(wrap(&fact, WIDTH - LEFT)),
             }
         }
         if !self.listing {

@@ -7,6 +7,7 @@ pub mod cost;
 pub mod histogram;
 pub mod load;
 pub mod payload;
+pub mod peer;
 pub mod plan;
 pub mod progress;
 pub mod publisher;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// A request as a template. `{room}` stands for the room's name, `{data}` for an event's data as it
-/// is, `{json}` for the data as a JSON string with its quotation marks, `{url}` for the data percent-encoded.
+/// is, `{json}` for the data as a JSON string with its quotation marks, `{escaped}` for the same without, `{url}` for the data percent-encoded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
@@ -51,8 +51,10 @@ impl Request {
 
 fn fill(template: &str, room: &str, data: &str) -> String {
     let mut out = template.replace("{room}", room);
-    if out.contains("{json}") {
-        out = out.replace("{json}", &serde_json::Value::from(data).to_string());
+    if out.contains("{json}") || out.contains("{escaped}") {
+        let json = serde_json::Value::from(data).to_string();
+        out = out.replace("{escaped}", &json[1..json.len() - 1]);
+        out = out.replace("{json}", &json);
     }
     if out.contains("{url}") {
         let encoded: String = url::form_urlencoded::byte_serialize(data.as_bytes()).collect();

@@ -17,6 +17,8 @@ use workers::Workers;
 
 /// How long clients may take to get what was published, after the last event.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long streams rest before their memory is read.
+const AT_REST: Duration = Duration::from_millis(500);
 
 /// Why a run cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -147,21 +149,21 @@ impl Load {
         let last = self.await_full(deadline)?;
         // What came until now belongs to the connecting.
         self.mark(false)?;
+        let used = self.usages();
+        // Memory is that of streams at rest.
+        self.pass(AT_REST)?;
         let connecting = &mut self.report.connecting;
         connecting.wanted = wanted;
         connecting.opened = self.gather.opened;
         connecting.failed = self.gather.failed;
         connecting.per_second = wanted as f64 / clock::seconds(began, last).max(1e-9);
         connecting.time = self.gather.connect.quantiles();
-        for (process, (before, after)) in self
-            .report
-            .processes
-            .iter_mut()
-            .zip(cpu.iter().zip(usages(&self.setup.pids)))
-        {
-            process.cpu_connecting = after.user + after.system - before.user - before.system;
-            process.rss_connected = after.rss;
-            process.descriptors = after.descriptors;
+        let rest = self.usages();
+        let processes = self.report.processes.iter_mut();
+        for (process, ((before, used), rest)) in processes.zip(cpu.iter().zip(&used).zip(&rest)) {
+            process.cpu_connecting = used.user + used.system - before.user - before.system;
+            process.rss_connected = rest.rss;
+            process.descriptors = rest.descriptors;
         }
         if let Some(kernel) = &mut self.report.kernel {
             kernel.slab_connected = cost::slab();

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use loadtest::cli::{Cli, Command, Output};
-use loadtest::report::model::Report;
+use loadtest::compare::{self, CompareError};
+use loadtest::report::model::{Comparison, Report};
 use loadtest::scenario::ScenarioError;
 use loadtest::{report, scenario, serve, system, worker};
 use serde::Serialize;
@@ -42,7 +43,10 @@ fn main() -> ExitCode {
             system::stay_on(args.load.tool_cpu);
             tell(scenario::storm(&args), &args.load.output)
         }
-        Command::Compare(_) => ExitCode::FAILURE,
+        Command::Compare(args) => {
+            system::stay_on(Some(args.tool_cpu));
+            tell_comparison(compare::compare(&args), &args.output)
+        }
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,
@@ -83,6 +87,20 @@ fn tell(outcome: Result<Report, ScenarioError>, output: &Output) -> ExitCode {
         Err(sentence) => fail(&sentence, IMPOSSIBLE),
         Ok(()) if found.checking.is_clean() => ExitCode::SUCCESS,
         Ok(()) => ExitCode::from(FAULTS),
+    }
+}
+
+fn tell_comparison(outcome: Result<Comparison, CompareError>, output: &Output) -> ExitCode {
+    let mut found = match outcome {
+        Ok(found) => found,
+        Err(CompareError::Usage(sentence)) => return fail(&sentence, USAGE),
+        Err(error) => return fail(&error.to_string(), IMPOSSIBLE),
+    };
+    found.machine = report::machine();
+    let page = || report::html::comparison(&found);
+    match write(&found, output, report::summary::comparison, page) {
+        Err(sentence) => fail(&sentence, IMPOSSIBLE),
+        Ok(()) => ExitCode::SUCCESS,
     }
 }
 

@@ -30,6 +30,8 @@ const KNOWN: &[(&str, &str)] = &[
     ("nchan-redis", include_str!("../peers/nchan-redis.toml")),
     ("pushpin", include_str!("../peers/pushpin.toml")),
     ("mercure", include_str!("../peers/mercure.toml")),
+    ("subscriber", include_str!("../peers/subscriber.toml")),
+    ("redis", include_str!("../peers/redis.toml")),
     ("centrifugo", include_str!("../peers/centrifugo.toml")),
 ];
 
@@ -120,8 +122,15 @@ pub struct System {
     /// Files in its directory: their names and contents.
     #[serde(default)]
     files: BTreeMap<String, String>,
+    /// Whether it listens on its port: it is ready then; else as soon as it has written a line.
+    #[serde(default = "yes")]
+    listens: bool,
     subscribe: Request,
     publish: PublishVia,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The names of the systems that this tool knows.

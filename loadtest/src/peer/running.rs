@@ -103,12 +103,22 @@ impl System {
             let _ = sched_setaffinity(None, &before);
         }
         running.serving = spawned?;
-        running.await_answer()?;
+        if self.listens {
+            running.await_answer()?;
+        } else {
+            running.await_line()?;
+        }
         Ok(running)
     }
 }
 
 impl Running {
+    /// The URL of the port that it listens on, were it Redis.
+    #[must_use]
+    pub fn redis_url(&self) -> String {
+        format!("redis://{}", self.target.addresses[0])
+    }
+
     /// What to put under load.
     #[must_use]
     pub fn target(&self) -> &Target {
@@ -166,6 +176,17 @@ impl Running {
                 }
                 std::thread::sleep(Duration::from_millis(10));
             }
+        }
+        Ok(())
+    }
+
+    fn await_line(&mut self) -> Result<(), PeerError> {
+        let (deadline, output) = (Instant::now() + START, self.directory.path().join("output"));
+        while std::fs::metadata(&output).map_or(0, |file| file.len()) == 0 {
+            if Instant::now() > deadline {
+                return Err(self.not_started("does not say that it is ready"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
     }

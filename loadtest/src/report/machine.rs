@@ -22,7 +22,7 @@ pub fn machine() -> Machine {
     let kernel = read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Machine {
         cpu: field(&cpuinfo, "model name").unwrap_or_default().to_owned(),
-        cpus: std::thread::available_parallelism().map_or(0, usize::from),
+        cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
         memory: memory(&meminfo),
         kernel: kernel.trim().to_owned(),
     }

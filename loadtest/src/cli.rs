@@ -126,6 +126,9 @@ pub struct LoadArgs {
     /// How long to wait until all streams are open
     #[arg(long, default_value = "60s", value_parser = duration)]
     pub connect_timeout: Duration,
+    /// How long clients may take to get everything after the last event
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub patience: Duration,
     /// Clients that leave per second; each comes back with its Last-Event-ID
     #[arg(long, value_name = "N/s", value_parser = per_second)]
     pub churn: Option<f64>,

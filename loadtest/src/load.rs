@@ -15,8 +15,6 @@ use crate::report::model::{KernelMemory, ProcessCost, RedisCost, Report, Resumin
 use gather::Gather;
 use workers::Workers;
 
-/// How long clients may take to get what was published, after the last event.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How long streams rest before their memory is read.
 const AT_REST: Duration = Duration::from_millis(500);
 
@@ -66,6 +64,8 @@ pub struct Setup {
     pub redis: Option<String>,
     /// How long to wait until all streams are open.
     pub open_within: Duration,
+    /// How long clients may take to get everything after the last event.
+    pub patience: Duration,
     /// Whether to show nothing on the way.
     pub quiet: bool,
 }
@@ -326,7 +326,7 @@ impl Load {
         };
         let deadline = began + (spread + self.setup.open_within).as_nanos() as u64;
         let last = self.await_full(deadline)?;
-        let caught_up = self.catch_up(PATIENCE)?.unwrap_or(u64::MAX);
+        let caught_up = self.catch_up(self.setup.patience)?.unwrap_or(u64::MAX);
         let after = self.redis.as_mut().map(RedisUsage::read).transpose()?;
         // The times of the clients come with the ticks.
         self.mark(true)?;
@@ -378,8 +378,8 @@ impl Load {
         let window = self.gather.window();
         self.publisher.pause();
         self.progress.phase("settling", 1);
-        if self.catch_up(PATIENCE)?.is_none() {
-            let seconds = PATIENCE.as_secs();
+        if self.catch_up(self.setup.patience)?.is_none() {
+            let seconds = self.setup.patience.as_secs();
             let remark =
                 format!("Not every client had every event {seconds} s after the last one.");
             self.report.remarks.push(remark);

@@ -200,11 +200,8 @@ mod tests {
             let system = System::known(name).unwrap();
             assert_eq!(system.name, name);
             assert!(!system.about.is_empty() && !system.install.is_empty());
-            assert_eq!(
-                system.needs_redis(),
-                name.ends_with("redis") || name == "relay",
-                "{name}"
-            );
+            let on_redis = ["gateway-redis", "relay", "nchan-redis", "subscriber"];
+            assert_eq!(system.needs_redis(), on_redis.contains(&name), "{name}");
         }
         assert!(
             System::known("carrier-pigeon")

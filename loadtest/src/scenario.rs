@@ -209,6 +209,7 @@ fn setup(args: &LoadArgs, tick_ms: u64) -> Result<Setup, ScenarioError> {
         pids: args.pid.clone(),
         redis: args.redis.clone(),
         open_within: args.connect_timeout,
+        patience: args.patience,
         quiet: args.output.quiet,
     })
 }

@@ -242,6 +242,7 @@ impl Bench {
             pids: stage.running.pids(),
             redis: stage.redis.as_ref().map(Running::redis_url),
             open_within: Duration::from_secs(60),
+            patience: Duration::from_secs(30),
             quiet: true,
         }
     }

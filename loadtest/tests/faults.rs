@@ -1,0 +1,237 @@
+//! A server that misbehaves on purpose: the tool has to see it, say it, and fail.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod fake;
+
+use fake::{Fault, Server};
+use loadtest::report::model::{FaultKind, Report};
+use std::process::Command;
+
+/// Runs eight clients in two rooms against a server with a fault: the exit code and the report.
+fn run(fault: Fault) -> (i32, Report) {
+    run_with(fault, &[])
+}
+
+fn run_with(fault: Fault, more: &[&str]) -> (i32, Report) {
+    let server = Server::start(fault);
+    let output = Command::new(env!("CARGO_BIN_EXE_sse-loadtest"))
+        .args([
+            "run",
+            "--url",
+            &server.url(),
+            "--connections",
+            "8",
+            "--rooms",
+            "2",
+        ])
+        .args([
+            "--rate",
+            "40",
+            "--duration",
+            "1s",
+            "--patience",
+            "300ms",
+            "--quiet",
+            "--json",
+        ])
+        .args(more)
+        .output()
+        .unwrap();
+    let report = serde_json::from_slice(&output.stdout);
+    let report = report.unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    (output.status.code().unwrap(), report)
+}
+
+fn kinds(report: &Report) -> Vec<FaultKind> {
+    report
+        .checking
+        .first
+        .iter()
+        .map(|fault| fault.kind)
+        .collect()
+}
+
+#[test]
+fn a_server_that_does_all_right_is_clean() {
+    let (code, report) = run(Fault::None);
+    assert_eq!(code, 0, "{:?}", report.checking);
+    assert!(report.checking.is_clean());
+    assert_eq!(report.delivering.received, report.publishing.accepted * 4);
+    assert_eq!(report.delivering.expected, report.delivering.received);
+    assert_eq!(report.delivering.latency.count, report.delivering.received);
+    assert_eq!(report.connecting.opened, 8);
+}
+
+#[test]
+fn the_clients_of_several_workers_are_put_together() {
+    let (code, report) = run_with(
+        Fault::None,
+        &["--workers", "3", "--source", "127.0.0.2,127.0.0.3"],
+    );
+    assert_eq!(code, 0, "{:?}", report.checking);
+    assert_eq!(report.delivering.received, report.publishing.accepted * 4);
+    assert_eq!((report.connecting.opened, report.tool.workers), (8, 3));
+}
+
+#[test]
+fn an_event_that_one_client_misses_is_lost() {
+    let (code, report) = run(Fault::Lose(5));
+    assert_eq!(
+        (code, report.checking.lost),
+        (1, 1),
+        "{:?}",
+        report.checking
+    );
+    let fault = &report.checking.first[0];
+    assert_eq!(
+        (fault.kind, fault.what.as_str()),
+        (FaultKind::Lost, "event 5 never came")
+    );
+    assert!(fault.room.ends_with('0'));
+    assert_eq!(report.delivering.expected, report.delivering.received + 1);
+}
+
+#[test]
+fn events_that_stop_are_lost_up_to_the_last_one() {
+    let (code, report) = run(Fault::StopAfter(5));
+    let published = report.publishing.accepted.div_ceil(2);
+    assert_eq!(
+        (code, report.checking.lost),
+        (1, published - 5),
+        "{:?}",
+        report.checking
+    );
+}
+
+#[test]
+fn an_event_that_comes_twice_is_a_repeat() {
+    let (code, report) = run(Fault::Repeat(5));
+    assert_eq!(
+        (code, report.checking.repeated),
+        (1, 1),
+        "{:?}",
+        report.checking
+    );
+    assert_eq!(report.checking.lost + report.checking.reordered, 0);
+    assert_eq!(report.delivering.expected, report.delivering.received);
+}
+
+#[test]
+fn an_event_that_comes_after_a_later_one_is_out_of_order() {
+    let (code, report) = run(Fault::Reorder(5));
+    assert_eq!(
+        (code, report.checking.reordered),
+        (1, 1),
+        "{:?}",
+        report.checking
+    );
+    assert_eq!(report.checking.lost + report.checking.repeated, 0);
+}
+
+#[test]
+fn an_event_that_comes_late_is_in_the_latency() {
+    let (code, report) = run(Fault::Delay(5));
+    assert_eq!(code, 0, "{:?}", report.checking);
+    assert!(
+        report.delivering.latency.max >= 300_000,
+        "{:?}",
+        report.delivering.latency
+    );
+}
+
+#[test]
+fn an_event_that_was_changed_is_garbled() {
+    let (code, report) = run(Fault::Garble(5));
+    assert_eq!(
+        (code, report.checking.garbled),
+        (1, 1),
+        "{:?}",
+        report.checking
+    );
+    assert!(kinds(&report).contains(&FaultKind::Garbled));
+}
+
+#[test]
+fn an_event_of_another_room_is_garbled() {
+    let (code, report) = run(Fault::Alien(5));
+    assert_eq!(
+        (code, report.checking.garbled),
+        (1, 1),
+        "{:?}",
+        report.checking
+    );
+}
+
+#[test]
+fn a_broken_chunk_is_garbled_and_the_client_comes_back() {
+    let (code, report) = run(Fault::BreakChunk(5));
+    assert_eq!(
+        (code, report.checking.garbled),
+        (1, 1),
+        "{:?}",
+        report.checking
+    );
+    assert_eq!(report.checking.closed, 1);
+}
+
+#[test]
+fn a_loss_that_a_reset_tells_is_told_from_one_in_silence() {
+    let (code, report) = run(Fault::Reset(5));
+    assert_eq!(
+        (code, report.checking.told, report.checking.lost),
+        (1, 1, 0),
+        "{:?}",
+        report.checking
+    );
+    assert_eq!(report.checking.resets, 1);
+}
+
+#[test]
+fn an_answer_that_ends_an_event_source_is_named() {
+    for fault in [Fault::Refuse, Fault::NotAStream] {
+        let (code, report) = run(fault);
+        assert_eq!(
+            (code, report.checking.ended),
+            (1, 1),
+            "{:?}",
+            report.checking
+        );
+        assert_eq!(report.connecting.opened, 7);
+    }
+}
+
+#[test]
+fn a_publisher_that_is_held_up_hides_nothing() {
+    // Every confirmation takes 100 ms, of two that can be under way: events wait, and their latency counts
+    // from the moment at which they were due.
+    let (code, report) = run(Fault::SlowPublish);
+    assert_eq!(code, 0, "{:?}", report.checking);
+    let publishing = &report.publishing;
+    assert!(
+        publishing.accepted + publishing.unsent >= 35,
+        "{publishing:?}"
+    );
+    assert!(publishing.unsent > 0, "{publishing:?}");
+    assert!(
+        report.delivering.latency.max >= 300_000,
+        "{:?}",
+        report.delivering.latency
+    );
+    assert!(
+        report
+            .remarks
+            .iter()
+            .any(|remark| remark.contains("never sent"))
+    );
+}
+
+#[test]
+fn a_server_that_is_not_there_is_said() {
+    let output = Command::new(env!("CARGO_BIN_EXE_sse-loadtest"))
+        .args(["run", "--url", "http://127.0.0.1:9", "-q"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("cannot connect to 127.0.0.1:9"), "{error}");
+}

@@ -35,11 +35,17 @@ impl Usage {
         let ticks = rustix::param::clock_ticks_per_second() as f64;
         let seconds = |at: usize| Some(fields.get(at)?.parse::<f64>().ok()? / ticks);
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        // proc(5): utime and stime are the fields 14 and 15; the state after the name is the third.
+        let (user, system) = (seconds(11)?, seconds(12)?);
+        // Ticks are ten milliseconds; the scheduler's own count gives the sum exactly.
+        let scale = match scheduled(pid) {
+            Some(exact) if user + system > 0.0 => exact / (user + system),
+            _ => 1.0,
+        };
         Some(Self {
             name: stat[before + 1..after].to_owned(),
-            // proc(5): utime and stime are the fields 14 and 15; the state after the name is the third.
-            user: seconds(11)?,
-            system: seconds(12)?,
+            user: user * scale,
+            system: system * scale,
             rss: kilobytes(&status, "VmRSS:"),
             peak: kilobytes(&status, "VmHWM:"),
             descriptors: fs::read_dir(format!("/proc/{pid}/fd"))
@@ -60,6 +66,16 @@ impl Usage {
         }
         sum
     }
+}
+
+/// Seconds on a core of all threads that the process has now, as the scheduler counts them.
+fn scheduled(pid: u32) -> Option<f64> {
+    let mut nanoseconds = 0u64;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()? {
+        let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        nanoseconds += text.split_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    Some(nanoseconds as f64 / 1e9)
 }
 
 /// The value of a line such as `VmRSS:  1234 kB`, in bytes; 0 where it is missing.

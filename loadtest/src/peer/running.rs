@@ -1,7 +1,7 @@
 //! A system that was started, and ends with its owner.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -177,7 +177,33 @@ impl Running {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
+        while !self.opens_a_stream() {
+            if Instant::now() > deadline {
+                return Err(self.not_started("opens no stream"));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
         Ok(())
+    }
+
+    /// Whether a subscription is answered with 200: some listen before they can serve.
+    fn opens_a_stream(&self) -> bool {
+        if self.target.subscribe.path == "/" {
+            return true;
+        }
+        let (address, mut request) = (self.target.addresses[0], self.target.subscribe.clone());
+        request
+            .headers
+            .insert("Accept".to_owned(), "text/event-stream".to_owned());
+        let probe = || {
+            let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            stream.write_all(&request.render(address, "probe", ""))?;
+            let mut status = [0; 12];
+            stream.read_exact(&mut status)?;
+            Ok::<_, io::Error>(status.ends_with(b" 200"))
+        };
+        probe().unwrap_or(false)
     }
 
     fn await_line(&mut self) -> Result<(), PeerError> {

@@ -22,7 +22,10 @@ pub fn machine() -> Machine {
     let kernel = read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     Machine {
         cpu: field(&cpuinfo, "model name").unwrap_or_default().to_owned(),
-        cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
+        cpus: cpuinfo
+            .lines()
+            .filter(|line| line.starts_with("processor"))
+            .count(),
         memory: memory(&meminfo),
         kernel: kernel.trim().to_owned(),
     }

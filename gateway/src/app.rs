@@ -1,15 +1,14 @@
 //! Puts the parts together: the only place that names concrete types. Listeners come first, so
-//! that a used port is known before anything runs; the Redis side and the acceptor run beside the
-//! shards, one thread each.
+//! that a used port is known before anything runs. The Redis side runs beside the shards, on a thread of
+//! its own; the first shard's thread accepts clients for all.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::Context;
 use prometheus::Registry;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{debug, error, info, warn};
@@ -102,17 +101,22 @@ pub async fn run(
                 .with_context(|| format!("shard {id} cannot start"))?,
         );
     }
-
-    let send_buffer = config.stream.send_buffer;
     let admin = Admin {
         broker,
         registry,
         lifecycle: lifecycle.clone(),
         strict: config.drain.readiness_strict,
     };
-    let clients = accept_clients(listeners.clients, shards, send_buffer);
+    listener::tune(&listeners.clients, config.stream.send_buffer)
+        .context("the listening socket cannot be set up")?;
+    let (accepting, accepted) = (shards[0].clone(), Acceptor::new(listeners.clients, shards));
+    if accepting.send(Handed::Acceptor(accepted)).await.is_err() {
+        anyhow::bail!("shard 0 has ended unasked: see the log");
+    }
     let operators = listener::accept(listeners.admin, |socket| {
-        tokio::spawn(http::admin::serve(admin.clone(), socket));
+        if let Ok(socket) = tokio::net::TcpStream::from_std(socket) {
+            tokio::spawn(http::admin::serve(admin.clone(), socket));
+        }
         std::future::ready(())
     });
     let stop = async {
@@ -139,44 +143,61 @@ pub async fn run(
         "The node serves."
     );
     started();
-    let serving = async {
-        tokio::select! {
-            result = clients => result.context("clients cannot be accepted"),
-            // Dropping the acceptor closes the listener.
-            () = lifecycle.reached(Phase::Closing) => std::future::pending().await,
-        }
-    };
     tokio::select! {
         left = stop => match left {
             0 => info!("The node has stopped."),
             left => warn!(left, "The node has stopped; what was left was cut off."),
         },
-        result = serving => result?,
         result = operators => result.context("operators cannot be accepted")?,
         Some(shard) = faults.recv() => anyhow::bail!("shard {shard} has ended unasked: see the log"),
     }
     Ok(())
 }
 
-/// Hands sockets out evenly.
-async fn accept_clients(
+/// What a shard's thread is handed.
+enum Handed {
+    /// A client.
+    Socket(TcpStream),
+    /// The task of accepting clients.
+    Acceptor(Acceptor),
+}
+
+/// Accepts clients on the first shard's thread, which spares a node with one shard every hand-over, and hands
+/// them out evenly.
+struct Acceptor {
     listener: TcpListener,
-    shards: Vec<mpsc::Sender<std::net::TcpStream>>,
-    send_buffer: usize,
-) -> io::Result<()> {
-    let mut turn = 0;
-    listener::accept(listener, |socket| {
-        listener::tune(&socket, send_buffer);
-        turn = (turn + 1) % shards.len();
-        let shard = shards[turn].clone();
-        async move {
-            if let Ok(socket) = socket.into_std() {
-                // A shard that has ended ends the process.
-                let _ = shard.send(socket).await;
+    shards: Vec<mpsc::Sender<Handed>>,
+}
+
+impl Acceptor {
+    fn new(listener: TcpListener, shards: Vec<mpsc::Sender<Handed>>) -> Self {
+        Self { listener, shards }
+    }
+
+    /// Accepts until the node closes; then the listener is closed too.
+    async fn accept(self, lifecycle: Lifecycle, serve: impl Fn(TcpStream)) -> io::Result<()> {
+        let Self { listener, shards } = self;
+        let mut turn = 0;
+        let accepting = listener::accept(listener, |socket| {
+            turn = (turn + 1) % shards.len();
+            let other = if turn == 0 {
+                serve(socket);
+                None
+            } else {
+                Some((shards[turn].clone(), socket))
+            };
+            async move {
+                if let Some((shard, socket)) = other {
+                    // A shard that has ended ends the process.
+                    let _ = shard.send(Handed::Socket(socket)).await;
+                }
             }
+        });
+        tokio::select! {
+            result = accepting => result,
+            () = lifecycle.reached(Phase::Closing) => Ok(()),
         }
-    })
-    .await
+    }
 }
 
 /// What one shard's thread is made of.
@@ -204,10 +225,7 @@ impl Drop for Watch {
 
 impl Parts {
     /// Starts the thread; returns where it takes sockets once it does.
-    async fn start(
-        self,
-        inlet: mpsc::Receiver<Supply>,
-    ) -> io::Result<mpsc::Sender<std::net::TcpStream>> {
+    async fn start(self, inlet: mpsc::Receiver<Supply>) -> io::Result<mpsc::Sender<Handed>> {
         let (sockets, queue) = mpsc::channel(SOCKETS_CAPACITY);
         let (ready, is_ready) = oneshot::channel();
         std::thread::Builder::new()
@@ -233,7 +251,7 @@ impl Parts {
     async fn work(
         self,
         inlet: mpsc::Receiver<Supply>,
-        mut queue: mpsc::Receiver<std::net::TcpStream>,
+        mut queue: mpsc::Receiver<Handed>,
         ready: oneshot::Sender<io::Result<()>>,
     ) {
         let Self {
@@ -245,7 +263,7 @@ impl Parts {
             node,
             metrics,
             lifecycle,
-            ..
+            fault,
         } = self;
         let shard = match Shard::new(id, hub, broker.clone(), Rc::new(encoder), &node) {
             Ok(shard) => shard,
@@ -257,14 +275,28 @@ impl Parts {
             node,
             shard: shard.handle(),
             metrics,
-            lifecycle,
+            lifecycle: lifecycle.clone(),
         });
         // Nobody waits any more only when the process is ending.
         let _ = ready.send(Ok(()));
+        let serve = move |socket| {
+            tokio::task::spawn_local(http::serve(site.clone(), socket));
+        };
         let sockets = async {
-            while let Some(socket) = queue.recv().await {
-                if let Ok(socket) = TcpStream::from_std(socket) {
-                    tokio::task::spawn_local(http::serve(site.clone(), socket));
+            while let Some(handed) = queue.recv().await {
+                match handed {
+                    Handed::Socket(socket) => serve(socket),
+                    Handed::Acceptor(acceptor) => {
+                        let accepting = acceptor.accept(lifecycle.clone(), serve.clone());
+                        let fault = fault.clone();
+                        tokio::task::spawn_local(async move {
+                            if let Err(error) = accepting.await {
+                                error!(%error, "Clients cannot be accepted.");
+                                // Full: another fault has been reported already.
+                                let _ = fault.try_send(id);
+                            }
+                        });
+                    }
                 }
             }
             // The listener is closed; streams and requests go on.

@@ -27,6 +27,7 @@ mod history;
 pub mod listener;
 pub mod metrics;
 mod publish;
+mod socket;
 mod status;
 mod stream;
 mod subscribe;

@@ -4,23 +4,22 @@
 //! then the request's future never ends, this loop takes the socket out of hyper and the hub owns
 //! it. Between the two nothing is in flight: hyper has written all that it had to write.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn};
-use std::io::{self, IoSlice};
+use std::net::TcpStream;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 
 use http::Request;
 use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use hyper_util::rt::TokioTimer;
 use tokio::time::timeout;
 use tracing::{debug, trace};
 
+use super::socket::{First, Needs, Socket};
 use super::stream::Opening;
 use super::{Outcome, Site, answer};
 use crate::drain::Phase;
@@ -35,19 +34,27 @@ pub async fn serve(site: Rc<Site>, socket: TcpStream) {
     // hyper and its buffers come with the first byte: most requests are then read, answered and
     // gone in one turn, and a herd of connections never holds all those buffers at a time. A head
     // that comes in parts has its own time from then on.
-    let closing = site.lifecycle.reached(Phase::Closing);
-    tokio::select! {
-        first = timeout(site.config.head_timeout, socket.readable()) => {
-            if !matches!(first, Ok(Ok(()))) {
-                return;
+    let socket = match Socket::read_first(socket) {
+        Ok(First::Bytes(socket)) => socket,
+        Ok(First::Nothing(socket)) => {
+            let closing = site.lifecycle.reached(Phase::Closing);
+            tokio::select! {
+                first = timeout(site.config.head_timeout, socket.readable()) => {
+                    if !matches!(first, Ok(Ok(()))) {
+                        return;
+                    }
+                }
+                () = closing => return,
             }
+            Socket::watched(socket)
         }
-        () = closing => return,
-    }
+        Ok(First::Closed) => return,
+        Err(error) => return debug!(%error, "A connection could not be read."),
+    };
     Box::pin(speak(site, socket)).await;
 }
 
-async fn speak(site: Rc<Site>, socket: TcpStream) {
+async fn speak(site: Rc<Site>, socket: Socket) {
     let slot = Slot::default();
     let service = service_fn(|request: Request<Incoming>| {
         let (site, slot) = (site.clone(), slot.clone());
@@ -61,18 +68,14 @@ async fn speak(site: Rc<Site>, socket: TcpStream) {
             }
         }
     });
-    let blocked = Rc::new(Cell::new(false));
-    let io = Watched {
-        io: TokioIo::new(socket),
-        blocked: blocked.clone(),
-    };
+    let needs = socket.needs();
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(site.config.head_timeout)
         .max_header_size(site.config.max_head_bytes)
         .max_buf_size(site.config.max_head_bytes.max(MIN_BUFFER))
         .title_case_headers(true)
-        .serve_connection(io, service);
+        .serve_connection(socket, service);
     let mut closing = std::pin::pin!(site.lifecycle.reached(Phase::Closing));
     let mut told = false;
     let opening = poll_fn(|cx| {
@@ -80,22 +83,27 @@ async fn speak(site: Rc<Site>, socket: TcpStream) {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
         }
-        let ended = Pin::new(&mut connection).poll(cx);
-        // hyper flushes an answer before it reads the next request, except where it had to skip an
-        // unread body in between. Until then it keeps the socket, and goes on writing.
-        if !blocked.get()
-            && let Some(opening) = slot.take()
-        {
-            return Poll::Ready(Some(opening));
+        loop {
+            let ended = Pin::new(&mut connection).poll(cx);
+            // hyper flushes an answer before it reads the next request, except where it had to skip an
+            // unread body in between. Until then it keeps the socket, and goes on writing.
+            if needs.get() != Needs::Write
+                && let Some(opening) = slot.take()
+            {
+                return Poll::Ready(Some(opening));
+            }
+            if ended.is_pending() && needs.watch() {
+                continue;
+            }
+            if let Err(error) = ready!(ended) {
+                trace!(%error, "A connection ended.");
+            }
+            return Poll::Ready(None);
         }
-        if let Err(error) = ready!(ended) {
-            trace!(%error, "A connection ended.");
-        }
-        Poll::Ready(None)
     })
     .await;
     if let Some(opening) = opening {
-        hand_over(&site, connection.into_parts().io.io.into_inner(), opening);
+        hand_over(&site, connection.into_parts().io, opening);
     }
 }
 
@@ -104,7 +112,7 @@ const MIN_BUFFER: usize = 8192;
 
 /// Surplus bytes that the client sent after its request are not looked at: nothing can be asked on
 /// a connection whose answer does not end.
-fn hand_over(site: &Site, socket: TcpStream, opening: Opening) {
+fn hand_over(site: &Site, socket: Socket, opening: Opening) {
     let socket = match socket.into_std() {
         Ok(socket) => socket,
         Err(error) => return debug!(%error, "A socket could not be handed to its shard."),
@@ -126,68 +134,13 @@ fn hand_over(site: &Site, socket: TcpStream, opening: Opening) {
     });
 }
 
-/// A socket that remembers whether its last write found the kernel's buffer full.
-struct Watched {
-    io: TokioIo<TcpStream>,
-    blocked: Rc<Cell<bool>>,
-}
-
-impl Watched {
-    fn note<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        self.blocked.set(written.is_pending());
-        written
-    }
-}
-
-impl Read for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl Write for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.note(written)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.note(written)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::mpsc;
     use tokio::task::{LocalSet, spawn_local};
 
@@ -245,7 +198,8 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
-        spawn_local(serve(site.clone(), listener.accept().await.unwrap().0));
+        let accepted = listener.accept().await.unwrap().0.into_std().unwrap();
+        spawn_local(serve(site.clone(), accepted));
         client
     }
 

@@ -5,6 +5,7 @@
 //! system's own, `@program@` its program, `@self@` this one, `@gateway@` the gateway, `@redis@` the URL of a Redis
 //! server, `@shards@` how many shards a gateway is to have.
 
+mod fill;
 mod processes;
 mod running;
 
@@ -176,6 +177,9 @@ impl System {
                     .to_owned(),
             ));
         }
+        if !(1..=3).contains(&system.publish.port) {
+            return Err(malformed("publish.port is 1, 2 or 3".to_owned()));
+        }
         Ok(system)
     }
 
@@ -183,6 +187,7 @@ impl System {
     #[must_use]
     pub fn needs_redis(&self) -> bool {
         let texts = self.command.iter().chain(self.companions.iter().flatten());
+        let texts = texts.chain(self.env.values());
         self.publish.redis.is_some()
             || texts
                 .chain(self.files.values())

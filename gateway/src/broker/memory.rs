@@ -1,8 +1,8 @@
 //! The broker of a single node: rooms in this process, with the guarantees of the Redis one.
 //!
-//! Invariant: one task writes to rooms and to inlets, so per room the order of ids is the order of
-//! delivery. Reads take the same lock for a moment and never wait for that task, so a full inlet
-//! slows publishers and nobody else.
+//! Invariant: whoever writes to rooms and to inlets holds the lock until both are done, so per room the order of
+//! ids is the order of delivery. Where an inlet has no place, the work waits for the task, and everything after
+//! it waits behind it; reads never do, so a full inlet slows publishers and nobody else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use protocol::RoomName;
+use protocol::{Event, RoomName};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
@@ -59,9 +60,33 @@ impl Default for MemoryConfig {
 /// A broker without anything outside the process. Its task ends when it is dropped.
 #[derive(Debug)]
 pub struct MemoryBroker {
-    rooms: Arc<Mutex<Rooms>>,
-    interest: mpsc::UnboundedSender<Interest>,
+    shared: Arc<Shared>,
+    interest: mpsc::UnboundedSender<(Interest, Waits)>,
     publishes: mpsc::Sender<Publish>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    turn: Mutex<Turn>,
+    inlets: Inlets,
+}
+
+/// What only one may touch at a time.
+#[derive(Debug)]
+struct Turn {
+    rooms: Rooms,
+    /// Pieces of work that the task has not done: nothing may overtake them.
+    waiting: usize,
+}
+
+/// A piece of work that waits, until this is dropped: done, or given up by whoever wanted it.
+#[derive(Debug)]
+struct Waits(Arc<Shared>);
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.turn.lock().waiting -= 1;
+    }
 }
 
 /// A shard came to a room or left it. Unbounded: `Upstream` must not block, and the number is
@@ -77,126 +102,170 @@ struct Publish {
     room: RoomName,
     event: NewEvent,
     answer: oneshot::Sender<Published>,
+    waits: Waits,
 }
 
 impl MemoryBroker {
     /// Starts the broker's task on the current runtime; it is live at once.
     #[must_use]
     pub fn start(config: MemoryConfig, inlets: Inlets) -> Arc<Self> {
-        let rooms = Arc::new(Mutex::new(Rooms::new(config)));
+        let shared = Arc::new(Shared {
+            turn: Mutex::new(Turn {
+                rooms: Rooms::new(config),
+                // That it is live is the first that shards hear.
+                waiting: 1,
+            }),
+            inlets,
+        });
         let (interest, interests) = mpsc::unbounded_channel();
         let (publishes, queue) = mpsc::channel(WAITING_PUBLISHES);
-        let task = Task {
-            rooms: rooms.clone(),
-            inlets,
-        };
-        tokio::spawn(task.run(interests, queue));
+        let starting = Waits(shared.clone());
+        tokio::spawn(run(starting, interests, queue));
         Arc::new(Self {
-            rooms,
+            shared,
             interest,
             publishes,
         })
     }
 }
 
-struct Task {
-    rooms: Arc<Mutex<Rooms>>,
-    inlets: Inlets,
+/// Does what could not be done at once, and what time does.
+async fn run(
+    starting: Waits,
+    mut interests: mpsc::UnboundedReceiver<(Interest, Waits)>,
+    mut queue: mpsc::Receiver<Publish>,
+) {
+    let shared = starting.0.clone();
+    for shard in 0..shared.inlets.len() {
+        shared.supply(shard, Supply::Live(true)).await;
+    }
+    drop(starting);
+    let mut tick = tokio::time::interval(EXPIRY_TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        tokio::select! {
+            // Interest first, so that a room is joined before what is published right after.
+            biased;
+            interest = interests.recv() => match interest {
+                Some((interest, _waits)) => shared.interest(interest).await,
+                None => return,
+            },
+            count = queue.recv_many(&mut batch, BATCH) => {
+                if count == 0 {
+                    return;
+                }
+                for publish in batch.drain(..) {
+                    shared.publish(publish).await;
+                }
+            }
+            _ = tick.tick() => shared.turn.lock().rooms.expire(Now::read()),
+        }
+    }
 }
 
-impl Task {
-    async fn run(
-        self,
-        mut interests: mpsc::UnboundedReceiver<Interest>,
-        mut queue: mpsc::Receiver<Publish>,
-    ) {
-        for shard in 0..self.inlets.len() {
-            self.supply(shard, Supply::Live(true)).await;
-        }
-        let mut tick = tokio::time::interval(EXPIRY_TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut batch = Vec::with_capacity(BATCH);
-        loop {
-            tokio::select! {
-                // Interest first, so that a room is joined before what is published right after.
-                biased;
-                interest = interests.recv() => match interest {
-                    Some(interest) => self.interest(interest).await,
-                    None => return,
-                },
-                count = queue.recv_many(&mut batch, BATCH) => {
-                    if count == 0 {
-                        return;
-                    }
-                    self.publish(&mut batch).await;
-                }
-                _ = tick.tick() => self.rooms.lock().expire(Now::read()),
+impl Shared {
+    /// Publishes, if every shard that has the room takes the event now and nothing waits. Otherwise the event
+    /// comes back, with its place among what waits.
+    fn publish_now(
+        self: &Arc<Self>,
+        room: &RoomName,
+        event: NewEvent,
+    ) -> Result<Published, Box<(NewEvent, Waits)>> {
+        let mut turn = self.turn.lock();
+        let shards = turn.rooms.shards(room);
+        let permits = match turn.waiting {
+            0 => self.permits(&shards),
+            _ => None,
+        };
+        let Some(permits) = permits else {
+            turn.waiting += 1;
+            return Err(Box::new((event, Waits(self.clone()))));
+        };
+        let (published, event) = turn.rooms.publish(room, event, Now::read());
+        if let Some(event) = event {
+            for permit in permits {
+                permit.send(append(room, &event));
             }
         }
+        Ok(published)
+    }
+
+    /// A place in the inlet of each shard, but for those that have ended; `None` where one is full.
+    fn permits(&self, shards: &[ShardId]) -> Option<Vec<mpsc::Permit<'_, Supply>>> {
+        let mut permits = Vec::with_capacity(shards.len());
+        for inlet in shards.iter().filter_map(|&shard| self.inlets.get(shard)) {
+            match inlet.try_reserve() {
+                Ok(permit) => permits.push(permit),
+                Err(TrySendError::Full(())) => return None,
+                Err(TrySendError::Closed(())) => {}
+            }
+        }
+        Some(permits)
+    }
+
+    /// Notes an interest, if the shard can be told now and nothing waits. Otherwise gives its place among what
+    /// waits.
+    fn interest_now(self: &Arc<Self>, interest: &Interest) -> Option<Waits> {
+        let mut turn = self.turn.lock();
+        let done = turn.waiting == 0
+            && match interest {
+                Interest::Subscribe(shard, room) => match self.permits(&[*shard]) {
+                    Some(permits) => {
+                        let head = turn.rooms.subscribe(*shard, room);
+                        for permit in permits {
+                            let room = room.clone();
+                            permit.send(Supply::Joined { room, head });
+                        }
+                        true
+                    }
+                    None => false,
+                },
+                Interest::Unsubscribe(shard, room) => {
+                    turn.rooms.unsubscribe(*shard, room);
+                    true
+                }
+            };
+        if done {
+            return None;
+        }
+        turn.waiting += 1;
+        Some(Waits(self.clone()))
     }
 
     async fn interest(&self, interest: Interest) {
         match interest {
             Interest::Subscribe(shard, room) => {
-                let head = self.rooms.lock().subscribe(shard, &room);
+                let head = self.turn.lock().rooms.subscribe(shard, &room);
                 self.supply(shard, Supply::Joined { room, head }).await;
             }
-            Interest::Unsubscribe(shard, room) => self.rooms.lock().unsubscribe(shard, &room),
+            Interest::Unsubscribe(shard, room) => {
+                self.turn.lock().rooms.unsubscribe(shard, &room);
+            }
         }
     }
 
-    async fn publish(&self, batch: &mut Vec<Publish>) {
-        let mut deliveries: Vec<Delivery> = Vec::new();
-        let mut answers = Vec::with_capacity(batch.len());
-        {
-            let mut rooms = self.rooms.lock();
-            let now = Now::read();
-            for Publish {
-                room,
-                event,
-                answer,
-            } in batch.drain(..)
-            {
-                let (published, event) = rooms.publish(&room, event, now);
-                answers.push((answer, published));
-                let Some(event) = event else { continue };
-                let last = deliveries
-                    .iter_mut()
-                    .rev()
-                    .find(|delivery| delivery.room == room);
-                match last {
-                    Some(delivery) => delivery.items.push(Item::Event(event)),
-                    None => {
-                        let shards = rooms.shards(&room);
-                        if !shards.is_empty() {
-                            deliveries.push(Delivery {
-                                room,
-                                shards,
-                                items: vec![Item::Event(event)],
-                            });
-                        }
-                    }
-                }
-            }
-        }
-        for Delivery {
+    async fn publish(&self, publish: Publish) {
+        let Publish {
             room,
-            shards,
-            items,
-        } in deliveries
-        {
+            event,
+            answer,
+            waits,
+        } = publish;
+        let (published, event, shards) = {
+            let rooms = &mut self.turn.lock().rooms;
+            let shards = rooms.shards(&room);
+            let (published, event) = rooms.publish(&room, event, Now::read());
+            (published, event, shards)
+        };
+        if let Some(event) = event {
             for shard in shards {
-                let supply = Supply::Append {
-                    room: room.clone(),
-                    items: items.clone(),
-                };
-                self.supply(shard, supply).await;
+                self.supply(shard, append(&room, &event)).await;
             }
         }
-        for (answer, published) in answers {
-            // A publisher that has gone away has its event stored all the same.
-            let _ = answer.send(published);
-        }
+        drop(waits);
+        // A publisher that has gone away has its event stored all the same.
+        let _ = answer.send(published);
     }
 
     async fn supply(&self, shard: ShardId, supply: Supply) {
@@ -207,21 +276,29 @@ impl Task {
     }
 }
 
-struct Delivery {
-    room: RoomName,
-    shards: Vec<ShardId>,
-    items: Vec<Item>,
+fn append(room: &RoomName, event: &Event) -> Supply {
+    Supply::Append {
+        room: room.clone(),
+        items: vec![Item::Event(event.clone())],
+    }
+}
+
+impl MemoryBroker {
+    fn interest(&self, interest: Interest) {
+        if let Some(waits) = self.shared.interest_now(&interest) {
+            // The task is gone only when the process is ending.
+            let _ = self.interest.send((interest, waits));
+        }
+    }
 }
 
 impl Upstream for MemoryBroker {
     fn subscribe(&self, shard: ShardId, room: &RoomName) {
-        let _ = self.interest.send(Interest::Subscribe(shard, room.clone()));
+        self.interest(Interest::Subscribe(shard, room.clone()));
     }
 
     fn unsubscribe(&self, shard: ShardId, room: &RoomName) {
-        let _ = self
-            .interest
-            .send(Interest::Unsubscribe(shard, room.clone()));
+        self.interest(Interest::Unsubscribe(shard, room.clone()));
     }
 
     fn history(
@@ -229,7 +306,12 @@ impl Upstream for MemoryBroker {
         room: RoomName,
         query: HistoryQuery,
     ) -> BoxFuture<'static, Result<Arc<History>, HistoryError>> {
-        let history = self.rooms.lock().history(&room, query, Now::read());
+        let history = self
+            .shared
+            .turn
+            .lock()
+            .rooms
+            .history(&room, query, Now::read());
         async move { Ok(Arc::new(history)) }.boxed()
     }
 }
@@ -240,8 +322,13 @@ impl Broker for MemoryBroker {
         room: RoomName,
         event: NewEvent,
     ) -> BoxFuture<'static, Result<Published, BrokerError>> {
+        let waiting = match self.shared.publish_now(&room, event) {
+            Ok(published) => return std::future::ready(Ok(published)).boxed(),
+            Err(waiting) => waiting,
+        };
         let publishes = self.publishes.clone();
         async move {
+            let (event, waits) = *waiting;
             let gone = || BrokerError::Away("this node is stopping".to_owned());
             let (answer, published) = oneshot::channel();
             publishes
@@ -249,6 +336,7 @@ impl Broker for MemoryBroker {
                     room,
                     event,
                     answer,
+                    waits,
                 })
                 .await
                 .map_err(|_| gone())?;
@@ -258,7 +346,7 @@ impl Broker for MemoryBroker {
     }
 
     fn room_info(&self, room: RoomName) -> BoxFuture<'static, Result<RoomInfo, BrokerError>> {
-        let info = self.rooms.lock().info(&room, Now::read());
+        let info = self.shared.turn.lock().rooms.info(&room, Now::read());
         async move { Ok(info) }.boxed()
     }
 
@@ -337,5 +425,20 @@ mod tests {
         assert!(matches!(outlet.recv().await, Some(Supply::Joined { .. })));
         assert!(matches!(outlet.recv().await, Some(Supply::Append { .. })));
         assert!(publish.await.unwrap().unwrap().id.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_publisher_that_gives_up_holds_up_nobody() {
+        let (inlet, mut outlet) = mpsc::channel(1);
+        let broker = MemoryBroker::start(MemoryConfig::default(), vec![inlet]);
+        let room = RoomName::parse("a").unwrap();
+        assert!(matches!(outlet.recv().await, Some(Supply::Live(true))));
+        broker.subscribe(0, &room);
+        // The inlet is full: this one has to wait, and is given up before it has begun to.
+        drop(broker.publish(room.clone(), new("x")));
+        assert!(matches!(outlet.recv().await, Some(Supply::Joined { .. })));
+        let second = broker.publish(room.clone(), new("y")).now_or_never();
+        assert!(second.is_some_and(|published| published.is_ok()));
+        assert!(matches!(outlet.recv().await, Some(Supply::Append { .. })));
     }
 }

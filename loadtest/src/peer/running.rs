@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tempfile::TempDir;
 
+use super::fill::Fill;
 use super::{PeerError, System, tree};
 use crate::target::{Publish, Request, Target};
 
@@ -90,18 +91,15 @@ impl System {
         for companion in &self.companions {
             running.spawn(self, companion, &fill)?;
         }
-        let before = sched_getaffinity(None);
-        let mut cores = CpuSet::new();
-        let wanted = around.cores.iter().filter(|&&core| core < CpuSet::MAX_CPU);
-        wanted.for_each(|&core| cores.set(core));
-        if cores.count() > 0 {
-            // A core that is not there is refused; the system then runs on all.
-            let _ = sched_setaffinity(None, &cores);
+        let elsewhere = sched_getaffinity(None).map_err(|error| failed(error.into()))?;
+        if !around.cores.is_empty() {
+            let mut cores = CpuSet::new();
+            let wanted = around.cores.iter().filter(|&&core| core < CpuSet::MAX_CPU);
+            wanted.for_each(|&core| cores.set(core));
+            sched_setaffinity(None, &cores).map_err(|error| failed(error.into()))?;
         }
         let spawned = running.spawn(self, &self.command, &fill);
-        if let Ok(before) = before {
-            let _ = sched_setaffinity(None, &before);
-        }
+        sched_setaffinity(None, &elsewhere).map_err(|error| failed(error.into()))?;
         running.serving = spawned?;
         if self.listens {
             running.await_answer()?;
@@ -140,7 +138,11 @@ impl Running {
         let failed = |error| PeerError::System(system.name.clone(), error);
         let words = command.iter().map(|word| fill.text(word));
         let words = words.collect::<Result<Vec<_>, _>>()?;
-        let log = File::create(self.directory.path().join("output")).map_err(failed)?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.directory.path().join("output"))
+            .map_err(failed)?;
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdin(Stdio::null());
         for (name, value) in &system.env {
@@ -165,56 +167,47 @@ impl Running {
         }
         let deadline = Instant::now() + START;
         for address in waits_for {
-            while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
-                if let Some(child) = self.children.last_mut()
-                    && let Ok(Some(_)) = child.try_wait()
-                {
-                    return Err(self.not_started("ended as soon as it was started"));
-                }
-                if Instant::now() > deadline {
-                    return Err(self.not_started("does not answer"));
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
+            let answers =
+                || TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok();
+            self.wait(deadline, answers, "does not answer")?;
         }
-        while !self.opens_a_stream() {
-            if Instant::now() > deadline {
-                return Err(self.not_started("opens no stream"));
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(())
+        let (address, request) = (self.target.addresses[0], self.target.subscribe.clone());
+        self.wait(
+            deadline,
+            || opens_a_stream(address, &request),
+            "opens no stream",
+        )
     }
 
-    /// Whether a subscription is answered with 200: some listen before they can serve.
-    fn opens_a_stream(&self) -> bool {
-        if self.target.subscribe.path == "/" {
-            return true;
-        }
-        let (address, mut request) = (self.target.addresses[0], self.target.subscribe.clone());
-        request
-            .headers
-            .insert("Accept".to_owned(), "text/event-stream".to_owned());
-        let probe = || {
-            let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
-            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-            stream.write_all(&request.render(address, "probe", ""))?;
-            let mut status = [0; 12];
-            stream.read_exact(&mut status)?;
-            Ok::<_, io::Error>(status.ends_with(b" 200"))
-        };
-        probe().unwrap_or(false)
-    }
-
-    fn await_line(&mut self) -> Result<(), PeerError> {
-        let (deadline, output) = (Instant::now() + START, self.directory.path().join("output"));
-        while std::fs::metadata(&output).map_or(0, |file| file.len()) == 0 {
+    /// Waits until something is so, the process ends, or the time is over.
+    fn wait(
+        &mut self,
+        deadline: Instant,
+        is_so: impl Fn() -> bool,
+        otherwise: &'static str,
+    ) -> Result<(), PeerError> {
+        while !is_so() {
+            if let Some(child) = self.children.last_mut()
+                && let Ok(Some(_)) = child.try_wait()
+            {
+                return Err(self.not_started("ended as soon as it was started"));
+            }
             if Instant::now() > deadline {
-                return Err(self.not_started("does not say that it is ready"));
+                return Err(self.not_started(otherwise));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
+    }
+
+    fn await_line(&mut self) -> Result<(), PeerError> {
+        let output = self.directory.path().join("output");
+        let said = || std::fs::metadata(&output).is_ok_and(|file| file.len() > 0);
+        self.wait(
+            Instant::now() + START,
+            said,
+            "does not say that it is ready",
+        )
     }
 
     fn not_started(&self, what: &'static str) -> PeerError {
@@ -252,6 +245,25 @@ impl Drop for Running {
     }
 }
 
+/// Whether a subscription is answered with 200: some listen before they can serve.
+fn opens_a_stream(address: SocketAddr, subscribe: &Request) -> bool {
+    if subscribe.path == "/" {
+        return true;
+    }
+    let mut request = subscribe.clone();
+    let accept = ("Accept".to_owned(), "text/event-stream".to_owned());
+    request.headers.extend([accept]);
+    let probe = || {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        stream.write_all(&request.render(address, "probe", ""))?;
+        let mut status = [0; 12];
+        stream.read_exact(&mut status)?;
+        Ok::<_, io::Error>(status.ends_with(b" 200"))
+    };
+    probe().unwrap_or(false)
+}
+
 fn signal(pids: &[u32], signal: Signal) {
     for pid in pids
         .iter()
@@ -271,94 +283,6 @@ fn free_ports() -> io::Result<[u16; 3]> {
         *port = held.local_addr()?.port();
     }
     Ok(ports)
-}
-
-/// What placeholders stand for.
-struct Fill {
-    system: String,
-    values: Vec<(&'static str, String)>,
-}
-
-impl Fill {
-    fn new(
-        system: &System,
-        around: &Surroundings,
-        directory: &TempDir,
-        ports: [u16; 3],
-    ) -> io::Result<Self> {
-        let itself = std::env::current_exe()?.display().to_string();
-        let gateway = around.gateway.display().to_string();
-        let program = match (&around.program, system.program.as_str()) {
-            (Some(program), _) => program.display().to_string(),
-            (None, "@self@") => itself.clone(),
-            (None, "@gateway@") => gateway.clone(),
-            (None, program) => program.to_owned(),
-        };
-        let mut values = vec![
-            ("program", program),
-            ("self", itself),
-            ("gateway", gateway),
-            ("dir", directory.path().display().to_string()),
-            ("port", ports[0].to_string()),
-            ("port2", ports[1].to_string()),
-            ("port3", ports[2].to_string()),
-            ("shards", around.shards.max(1).to_string()),
-        ];
-        if let Some(redis) = &around.redis {
-            values.push(("redis", redis.clone()));
-        }
-        Ok(Self {
-            system: system.name.clone(),
-            values,
-        })
-    }
-
-    fn unknown(&self, name: &str) -> PeerError {
-        PeerError::Placeholder {
-            system: self.system.clone(),
-            name: name.to_owned(),
-            hint: if name == "redis" {
-                ": it needs a Redis server"
-            } else {
-                ""
-            },
-        }
-    }
-
-    fn text(&self, text: &str) -> Result<String, PeerError> {
-        let (mut out, mut rest) = (String::new(), text);
-        while let Some(at) = rest.find('@') {
-            let (before, after) = rest.split_at(at);
-            out.push_str(before);
-            let word = after[1..]
-                .split_once('@')
-                .map(|(word, _)| word)
-                .filter(|word| {
-                    !word.is_empty()
-                        && word
-                            .bytes()
-                            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-                });
-            let Some(word) = word else {
-                out.push('@');
-                rest = &after[1..];
-                continue;
-            };
-            let value = self.values.iter().find(|(name, _)| *name == word);
-            out.push_str(&value.ok_or_else(|| self.unknown(word))?.1);
-            rest = &after[word.len() + 2..];
-        }
-        out.push_str(rest);
-        Ok(out)
-    }
-
-    fn request(&self, request: &Request) -> Result<Request, PeerError> {
-        Ok(Request {
-            path: self.text(&request.path)?,
-            body: self.text(&request.body)?,
-            ..request.clone()
-        })
-    }
 }
 
 #[cfg(test)]

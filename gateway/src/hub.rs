@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use protocol::{Event, EventId, RoomName};
 use tokio::sync::mpsc;
 
+mod catchup;
 mod log;
 mod node;
 mod resume;

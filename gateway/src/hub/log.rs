@@ -144,6 +144,11 @@ impl RoomLog {
         }
     }
 
+    /// Nothing more is to come up to `id`.
+    pub(super) fn reach(&mut self, id: EventId) {
+        self.head = self.head.max(id);
+    }
+
     pub(super) fn append_control(&mut self, control: Control<'_>, encoder: &dyn Encoder) {
         let inner = encoder.control(&mut self.bytes, control);
         self.push(None, inner, Kind::Passing);

@@ -1,5 +1,6 @@
 //! Resuming: from a wanted position to a cursor in the room log. The room log answers most; else
-//! its newest history is read once for all who wait; else pages are read until the log is reached.
+//! its newest history is read once for all who wait; else pages are read until the log is reached
+//! (`catchup.rs`).
 //!
 //! Invariant: a position is taken on only if it is proved; otherwise the client is told by one
 //! `stream.reset` and goes on from a place that is named there.
@@ -13,9 +14,6 @@ use super::node::Counters;
 use super::state::{Purpose, Read, State};
 use super::subscriber::Handle;
 use super::{Control, History, HistoryError, HistoryQuery, Position, Reset, ResetReason};
-
-/// Pages that one shard reads at a time: bounds the memory of catching up.
-const PAGES_AT_ONCE: usize = 32;
 
 impl State {
     /// The broker has confirmed a room.
@@ -44,7 +42,7 @@ impl State {
         }
     }
 
-    fn is_current(&self, (key, serial): Handle) -> bool {
+    pub(super) fn is_current(&self, (key, serial): Handle) -> bool {
         self.subscribers
             .get(key as usize)
             .is_some_and(|s| s.serial == serial)
@@ -64,6 +62,7 @@ impl State {
             return;
         }
         let (log, backfilled) = (&room.log, catch_up.backfilled);
+        let room_backfilled = room.backfilled;
         let (head, end, start, floor) = (log.head(), log.end(), log.start(), log.floor());
         match &catch_up.want {
             Position::New => self.enter(key, end, head),
@@ -90,7 +89,8 @@ impl State {
                     Place::Before if log.complete() => {
                         self.reset_to(key, ResetReason::Trimmed, Some(id), start, floor)
                     }
-                    Place::Before if !backfilled => self.backfill(key),
+                    // Once per room: what the log had no place for then, it has none for now.
+                    Place::Before if !room_backfilled => self.backfill(key),
                     // The flush that follows asks for a page.
                     _ => {}
                 }
@@ -115,7 +115,7 @@ impl State {
         subscriber.place(offset, end, EventId::ZERO);
     }
 
-    fn reset_to(
+    pub(super) fn reset_to(
         &mut self,
         key: usize,
         reason: ResetReason,
@@ -128,7 +128,7 @@ impl State {
         self.subscribers[key].place(offset, end, EventId::ZERO);
     }
 
-    fn send_reset(
+    pub(super) fn send_reset(
         &mut self,
         key: usize,
         reason: ResetReason,
@@ -176,60 +176,6 @@ impl State {
         Counters::bump(&self.counters.resumes_broker, 1);
     }
 
-    /// The outbox is empty and the cursor is not in the log: on to the log, or to the next page.
-    pub(super) fn catch_up(&mut self, key: usize) {
-        let subscriber = &mut self.subscribers[key];
-        let handle = (key as u32, subscriber.serial);
-        let room = &self.rooms[subscriber.room as usize];
-        let Some(catch_up) = subscriber
-            .catch_up
-            .as_mut()
-            .filter(|c| !c.reading && room.joined)
-        else {
-            return;
-        };
-        let Some(after) = catch_up.after().filter(|_| !catch_up.waiting) else {
-            return;
-        };
-        if let Some(offset) = room.log.seek(after).filter(|_| catch_up.proved) {
-            subscriber.place(offset, room.log.end(), after);
-            self.flush(key);
-            return;
-        }
-        catch_up.reading = true;
-        self.page_queue.push_back(handle);
-        self.start_pages();
-    }
-
-    fn start_pages(&mut self) {
-        while self.pages_reading < PAGES_AT_ONCE {
-            let Some(handle) = self.page_queue.pop_front() else {
-                break;
-            };
-            let Some(subscriber) = self
-                .subscribers
-                .get(handle.0 as usize)
-                .filter(|s| s.serial == handle.1)
-            else {
-                continue;
-            };
-            let Some(after) = subscriber.catch_up.as_ref().and_then(|c| c.after()) else {
-                continue;
-            };
-            let room = self.rooms[subscriber.room as usize].name.clone();
-            let query = HistoryQuery::After {
-                after,
-                limit: self.config.history_page,
-            };
-            self.pages_reading += 1;
-            self.reads.push(Read {
-                room,
-                query,
-                purpose: Purpose::Page(handle),
-            });
-        }
-    }
-
     /// A read has ended.
     pub(super) fn history(&mut self, read: &Read, result: Result<Arc<History>, HistoryError>) {
         match read.purpose {
@@ -239,13 +185,7 @@ impl State {
                 };
                 self.backfilled(room_key, result);
             }
-            Purpose::Page(handle) => {
-                self.pages_reading -= 1;
-                self.start_pages();
-                if self.is_current(handle) {
-                    self.page(handle, result);
-                }
-            }
+            Purpose::Page(serial) => self.page(read, serial, result),
         }
     }
 
@@ -274,6 +214,7 @@ impl State {
             Err(HistoryError::WrongType) => {}
         }
         room.backfilling = false;
+        room.backfilled = true;
         for &(key, serial) in &room.waiting {
             let waiting = self
                 .subscribers
@@ -284,70 +225,6 @@ impl State {
             }
         }
         self.resolve_waiting(room_key);
-    }
-
-    fn page(&mut self, handle: Handle, result: Result<Arc<History>, HistoryError>) {
-        let key = handle.0 as usize;
-        let subscriber = &mut self.subscribers[key];
-        let room = &self.rooms[subscriber.room as usize];
-        let (head, end) = (room.log.head(), room.log.end());
-        let Some(catch_up) = &mut subscriber.catch_up else {
-            return;
-        };
-        catch_up.reading = false;
-        let Some(after) = catch_up.after() else {
-            return;
-        };
-        let history = match result {
-            Ok(history) => history,
-            Err(HistoryError::Away(_)) => {
-                catch_up.reading = true;
-                self.retries
-                    .push((room.name.clone(), Purpose::Page(handle)));
-                return;
-            }
-            Err(HistoryError::WrongType) => {
-                self.reset_to(key, ResetReason::Unknown, Some(after), end, head);
-                self.flush(key);
-                return;
-            }
-        };
-        if !catch_up.proved {
-            Counters::bump(&self.counters.resumes_broker, 1);
-            match judge(after, &history) {
-                Verdict::Proved => catch_up.proved = true,
-                Verdict::Trimmed(resume) => {
-                    catch_up.proved = true;
-                    catch_up.want = Position::After(resume);
-                    self.send_reset(key, ResetReason::Trimmed, Some(after), resume);
-                }
-                Verdict::Lost(reason) => {
-                    self.reset_to(key, reason, Some(after), end, head);
-                    self.flush(key);
-                    return;
-                }
-            }
-        }
-        let subscriber = &mut self.subscribers[key];
-        subscriber.push_items(&history.items, &*self.encoder);
-        if let Some(catch_up) = &mut subscriber.catch_up {
-            let last = history.items.last().and_then(super::Item::id);
-            if let Some(last) = last {
-                catch_up.want = Position::After(last);
-            }
-            if !history.more {
-                // Everything up to here has been read: what follows comes by the log, which may
-                // be behind the read; what it then repeats is left out.
-                let log = &self.rooms[subscriber.room as usize].log;
-                let after = last.or(catch_up.after()).unwrap_or(head);
-                // A log that begins later than the read ended has been shortened meanwhile: read on.
-                let begins = (log.floor() <= history.last_id).then(|| log.start());
-                if let Some(offset) = log.seek(after).or(begins) {
-                    subscriber.place(offset, end, after);
-                }
-            }
-        }
-        self.flush(key);
     }
 
     /// Asks again for what could not be read.
@@ -367,20 +244,15 @@ impl State {
                         purpose,
                     });
                 }
-                Purpose::Page(handle) => {
-                    if self.is_current(handle) {
-                        self.page_queue.push_back(handle);
-                    }
-                }
+                Purpose::Page(serial) => self.retry_page(room_key, serial),
             }
         }
-        self.start_pages();
     }
 }
 
 /// What a read says of a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub(super) enum Verdict {
     Proved,
     /// Events before the oldest kept one are gone: go on after this id.
     Trimmed(EventId),
@@ -388,25 +260,24 @@ enum Verdict {
 }
 
 /// Judges the position `after` by a read of what follows it. Proved is a position whose entry is
-/// there, that is the stream's last generated id, or that the next entry names as its `prev`.
-fn judge(after: EventId, history: &History) -> Verdict {
-    let next = history.items.first();
-    let named = next.and_then(super::Item::prev) == Some(after);
+/// there (`present`), that is the stream's last generated id, or that the next entry names as its
+/// previous one (`named`).
+pub(super) fn judge(
+    after: EventId,
+    present: bool,
+    prev: Option<EventId>,
+    history: &History,
+) -> Verdict {
+    let named = prev == Some(after);
     let before_first = after == EventId::ZERO && history.from_start;
-    if history.anchor_found
-        || history.last_id == after
-        || (named && after != EventId::ZERO)
-        || before_first
-    {
+    if present || history.last_id == after || (named && after != EventId::ZERO) || before_first {
         return Verdict::Proved;
     }
     match history.oldest {
         _ if history.last_id == EventId::ZERO => Verdict::Lost(ResetReason::Unknown),
         _ if after > history.last_id => Verdict::Lost(ResetReason::Future),
         Some(oldest) if after < oldest => {
-            let prev = next
-                .and_then(super::Item::prev)
-                .filter(|&prev| prev != EventId::ZERO && prev > after);
+            let prev = prev.filter(|&prev| prev != EventId::ZERO && prev > after);
             Verdict::Trimmed(prev.unwrap_or_else(|| oldest.before()))
         }
         None => Verdict::Trimmed(history.last_id),
@@ -419,6 +290,11 @@ mod tests {
     use super::*;
     use crate::hub::Item;
     use protocol::Event;
+
+    fn judge(after: EventId, history: &History) -> Verdict {
+        let prev = history.items.first().and_then(Item::prev);
+        super::judge(after, history.anchor_found, prev, history)
+    }
 
     fn id(ms: u64) -> EventId {
         EventId::new(ms, 0)

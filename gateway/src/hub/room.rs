@@ -2,6 +2,7 @@
 
 use protocol::{EventId, RoomName};
 
+use super::catchup::Reader;
 use super::log::RoomLog;
 use super::subscriber::Handle;
 
@@ -23,6 +24,9 @@ pub(super) struct Room {
     pub(super) waiting: Vec<Handle>,
     /// A read of the newest history is under way.
     pub(super) backfilling: bool,
+    /// The newest history was read once.
+    pub(super) backfilled: bool,
+    pub(super) reader: Reader,
     /// Counts the changes between empty and not empty, so that a linger note can be stale.
     pub(super) vacancy: u32,
 }
@@ -39,6 +43,8 @@ impl Room {
             joined: false,
             waiting: Vec::new(),
             backfilling: false,
+            backfilled: false,
+            reader: Reader::default(),
             vacancy: 0,
         }
     }

@@ -10,6 +10,7 @@ use mio::{Interest, Registry, Token};
 use protocol::RoomName;
 use slab::Slab;
 
+use super::catchup::Page;
 use super::node::Counters;
 use super::room::Room;
 use super::subscriber::{CatchUp, Flush, Handle, Subscriber, Work};
@@ -37,8 +38,8 @@ pub(super) struct Read {
 pub(super) enum Purpose {
     /// The room log: the newest history goes in front of it.
     Backfill,
-    /// One subscriber that is not in the log.
-    Page(Handle),
+    /// A room's subscribers that are not in its log; the number tells reads apart.
+    Page(u32),
 }
 
 struct Drain {
@@ -65,9 +66,17 @@ pub(super) struct State {
     pub(super) log_bytes: usize,
     /// Reads for the driver to start.
     pub(super) reads: Vec<Read>,
-    /// Subscribers that wait for a page's turn, and how many pages are being read.
-    pub(super) page_queue: VecDeque<Handle>,
+    /// Rooms that wait for their turn to read a page, and how many pages are being read.
+    pub(super) page_queue: VecDeque<usize>,
     pub(super) pages_reading: usize,
+    pub(super) page_serial: u32,
+    /// Rooms with newcomers that wait for the next tick.
+    pub(super) gathering: Vec<usize>,
+    /// The pages at hand, the newest last, and their memory.
+    pub(super) pages: VecDeque<Page>,
+    pub(super) page_bytes: usize,
+    /// Subscribers that were put into a page.
+    pub(super) to_flush: VecDeque<Handle>,
     /// Reads that failed because the broker was away.
     pub(super) retries: Vec<(RoomName, Purpose)>,
     pub(super) live: bool,
@@ -109,6 +118,11 @@ impl State {
             reads: Vec::new(),
             page_queue: VecDeque::new(),
             pages_reading: 0,
+            page_serial: 0,
+            gathering: Vec::new(),
+            pages: VecDeque::new(),
+            page_bytes: 0,
+            to_flush: VecDeque::new(),
             retries: Vec::new(),
             live: false,
             now: 0,
@@ -348,10 +362,15 @@ impl State {
         }
     }
 
+    pub(super) fn now(&self) -> u32 {
+        self.now
+    }
+
     /// One tick: heartbeats, stalled clients, empty rooms, draining.
     pub(super) fn tick(&mut self) {
         self.now = self.now.wrapping_add(1);
         self.heartbeats();
+        self.tick_pages();
         self.reap_stalled();
         self.leave_empty_rooms();
         self.open_impatient();
@@ -430,6 +449,7 @@ impl State {
             };
             self.upstream.unsubscribe(self.shard, &room.name);
             let room = self.rooms.remove(room_key);
+            self.forget_pages(room_key);
             self.log_bytes -= room.log.memory();
             self.by_name.remove(&room.name);
             self.dirty.retain(|&dirty| dirty != room_key);

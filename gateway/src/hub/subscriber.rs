@@ -5,12 +5,13 @@
 //! its socket ends at a frame's end.
 
 use std::io::{ErrorKind, Read, Write};
+use std::rc::Rc;
 
 use mio::net::TcpStream;
 use protocol::EventId;
 
 use super::log::{RoomLog, View};
-use super::{Control, Encoder, Framing, Item, Position};
+use super::{Control, Encoder, Framing, Position};
 
 /// A subscriber's key, and the serial that tells it from a later one with the same key.
 pub(super) type Handle = (u32, u32);
@@ -25,10 +26,19 @@ pub(super) struct CatchUp {
     pub(super) proved: bool,
     /// The room's newest history was asked for on its behalf.
     pub(super) backfilled: bool,
+    /// The page that it is being written from.
+    pub(super) page: Option<PageCursor>,
     /// A page was asked for and has not come.
     pub(super) reading: bool,
     /// In the room's list of those who wait.
     pub(super) waiting: bool,
+}
+
+/// A place in a page of history.
+#[derive(Debug)]
+pub(super) struct PageCursor {
+    pub(super) log: Rc<RoomLog>,
+    pub(super) offset: u64,
 }
 
 impl CatchUp {
@@ -43,6 +53,7 @@ impl CatchUp {
             presented,
             proved: false,
             backfilled: false,
+            page: None,
             reading: false,
             waiting: false,
         }
@@ -159,21 +170,25 @@ impl Subscriber {
         self.push_with(|out| encoder.control(out, control));
     }
 
-    /// Adds a page of history to the outbox.
-    pub(super) fn push_items(&mut self, items: &[Item], encoder: &dyn Encoder) {
-        for item in items {
-            if let Item::Event(event) = item {
-                self.push_with(|out| encoder.event(out, event));
-            }
-        }
-    }
-
     /// Adds bytes that are already framed for this subscriber.
     pub(super) fn push_raw(&mut self, bytes: &[u8]) {
         self.outbox
             .get_or_insert_default()
             .bytes
             .extend_from_slice(bytes);
+    }
+
+    /// Keeps the rest of the event that `offset` is in the middle of; gives the last id begun.
+    pub(super) fn keep_rest(&mut self, log: &RoomLog, offset: u64) -> EventId {
+        let (id, entry_end) = log.seen_at(offset);
+        if let Some(end) = entry_end {
+            self.push_raw(if self.identity() {
+                log.inner_rest(offset)
+            } else {
+                log.slice(offset..end)
+            });
+        }
+        id
     }
 
     fn push_with(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> std::ops::Range<usize>) {
@@ -208,7 +223,7 @@ impl Subscriber {
             self.outbox = None;
         }
         if self.catch_up.is_some() {
-            return Flush::CatchingUp;
+            return self.flush_page(work);
         }
         if self.offset < self.replay_until || self.floor != EventId::ZERO || self.identity() {
             return self.flush_runs(log, work);
@@ -226,6 +241,51 @@ impl Subscriber {
             return Flush::Blocked;
         }
         Flush::Done
+    }
+
+    fn flush_page(&mut self, work: &mut Work) -> Flush {
+        let view = View {
+            identity: self.identity(),
+            replay_until: 0,
+            floor: EventId::ZERO,
+        };
+        let page = self.catch_up.as_mut().and_then(|c| c.page.as_mut());
+        let Some(cursor) = page else {
+            return Flush::CatchingUp;
+        };
+        while let Some((run, next)) = cursor.log.next_run(cursor.offset, view) {
+            let due = cursor.log.slice(run.clone());
+            let Ok(sent) = send(&mut self.socket, due, work) else {
+                return Flush::Gone;
+            };
+            if sent < due.len() {
+                if sent > 0 {
+                    cursor.offset = run.start + sent as u64;
+                }
+                self.blocked = true;
+                return Flush::Blocked;
+            }
+            cursor.offset = next;
+        }
+        Flush::CatchingUp
+    }
+
+    /// The page goes. The rest of the event in the midst of which it is stays here.
+    pub(super) fn leave_page(&mut self, page: &Rc<RoomLog>) {
+        let Some(catch_up) = &mut self.catch_up else {
+            return;
+        };
+        let Some(cursor) = catch_up
+            .page
+            .take_if(|cursor| Rc::ptr_eq(&cursor.log, page))
+        else {
+            return;
+        };
+        let seen = catch_up.after().unwrap_or_default();
+        let id = self.keep_rest(page, cursor.offset);
+        if let Some(catch_up) = &mut self.catch_up {
+            catch_up.want = Position::After(id.max(seen));
+        }
     }
 
     fn flush_runs(&mut self, log: &RoomLog, work: &mut Work) -> Flush {

@@ -38,7 +38,7 @@ impl State {
             self.shorten(room_key, bytes, entries);
         }
         for _ in 0..EVICTIONS_PER_APPEND {
-            if self.log_bytes <= self.config.log_memory {
+            if self.log_bytes + self.page_bytes <= self.config.log_memory {
                 break;
             }
             self.shorten_any();
@@ -54,6 +54,7 @@ impl State {
         let end = self.rooms[room_key].log.end();
         self.fall_off(room_key, end);
         let room = &mut self.rooms[room_key];
+        room.backfilled = false;
         room.log.restart(reset.resume);
         room.log.append_control(
             super::Control::Reset {
@@ -64,6 +65,7 @@ impl State {
         );
         Counters::bump(&self.counters.resets, room.members.len() as u64);
         self.queue(room_key);
+        self.forget_pages(room_key);
     }
 
     pub(super) fn queue(&mut self, room_key: usize) {
@@ -101,7 +103,9 @@ impl State {
                 break;
             }
         }
-        !self.dirty.is_empty()
+        // A budget of its own: neither a busy room nor a herd that catches up holds the other.
+        let served = self.flush_served(budget);
+        served || !self.dirty.is_empty()
     }
 
     fn sweep_room(&mut self, room_key: usize, mut budget: usize) -> usize {
@@ -184,15 +188,7 @@ impl State {
 }
 
 fn leave_log(subscriber: &mut Subscriber, log: &RoomLog) {
-    let (id, entry_end) = log.seen_at(subscriber.offset);
-    if let Some(end) = entry_end {
-        let rest = if subscriber.identity() {
-            log.inner_rest(subscriber.offset)
-        } else {
-            log.slice(subscriber.offset..end)
-        };
-        subscriber.push_raw(rest);
-    }
+    let id = subscriber.keep_rest(log, subscriber.offset);
     let want = Position::After(id.max(subscriber.floor()));
     subscriber.catch_up = Some(Box::new(CatchUp {
         presented: None,

@@ -83,13 +83,13 @@ struct Client {
 const EVENT_BYTES: usize = 6000;
 
 impl World {
-    fn new() -> Self {
+    fn new(log_memory: usize) -> Self {
         let poll = Poll::new().unwrap();
         let config = HubConfig {
             heartbeat: Duration::from_secs(1),
             log_bytes: 6 * EVENT_BYTES,
             log_entries: 6,
-            log_memory: 1 << 20,
+            log_memory,
             max_lag_bytes: u64::MAX,
             lag_timeout: Duration::from_secs(3600),
             history_page: 3,
@@ -278,9 +278,15 @@ impl World {
     fn settle(&mut self) {
         self.give(usize::MAX);
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
-        while std::time::Instant::now() < deadline {
+        for round in 0u32.. {
+            if std::time::Instant::now() > deadline {
+                break;
+            }
             self.turn();
             self.answer();
+            if round % 4 == 0 {
+                self.state.tick();
+            }
             for client in 0..self.clients.len() {
                 while self.read(client, 1 << 16) {}
             }
@@ -324,6 +330,8 @@ enum Step {
     Pass,
     Give(usize),
     Join(usize, bool),
+    /// Many at once, at different old positions.
+    Herd(usize),
     Turn,
     Answer,
     Read(usize, usize),
@@ -336,28 +344,41 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Pass),
         4 => (1usize..4).prop_map(Step::Give),
         2 => (0usize..25, any::<bool>()).prop_map(|(back, old)| Step::Join(back, old)),
+        1 => (2usize..10).prop_map(Step::Herd),
         6 => Just(Step::Turn),
         3 => Just(Step::Answer),
-        4 => (0usize..6, 1usize..40000).prop_map(|(client, bytes)| Step::Read(client, bytes)),
+        4 => (0usize..MANY, 1usize..40000).prop_map(|(client, bytes)| Step::Read(client, bytes)),
         1 => Just(Step::Tick),
     ]
 }
 
+const MANY: usize = 16;
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 60, ..ProptestConfig::default() })]
     #[test]
-    fn every_client_gets_everything_once_and_in_order(steps in proptest::collection::vec(step(), 1..150)) {
-        let mut world = World::new();
+    fn every_client_gets_everything_once_and_in_order(
+        steps in proptest::collection::vec(step(), 1..150),
+        // Room for one page, for some, for all.
+        memory in prop_oneof![Just(1usize << 14), Just(1 << 17), Just(1 << 20)],
+    ) {
+        let mut world = World::new(memory);
         world.join(0, Framing::Chunked);
         for step in steps {
             match step {
                 Step::Publish => world.publish(true),
                 Step::Pass => world.publish(false),
                 Step::Give(count) => world.give(count),
-                Step::Join(back, old) if world.clients.len() < 6 => {
+                Step::Join(back, old) if world.clients.len() < MANY => {
                     world.join(back, if old { Framing::Identity } else { Framing::Chunked });
                 }
                 Step::Join(..) => {}
+                Step::Herd(count) => {
+                    for number in 0..count.min(MANY - world.clients.len()) {
+                        let framing = if number % 3 == 0 { Framing::Identity } else { Framing::Chunked };
+                        world.join(world.stored.len().saturating_sub(number * 2), framing);
+                    }
+                }
                 Step::Turn => world.turn(),
                 Step::Answer => world.answer(),
                 Step::Read(client, bytes) => drop(world.read(client, bytes)),

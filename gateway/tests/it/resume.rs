@@ -345,6 +345,45 @@ async fn a_herd_hardly_reads_the_stream() {
     }
 }
 
+/// Positions older than the room log: the bytes decide how much is read, not the positions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_herd_below_the_log_reads_each_page_once() {
+    const PAGE: usize = 64;
+    let redis = RedisServer::start().await;
+    let node = Setup::redis(&redis)
+        // Shards share nothing: each reads for its own clients.
+        .set("shards", "1")
+        .set("publish.max_bytes", "8192")
+        .set("stream.log_bytes", "16384")
+        .set("stream.history_page", &PAGE.to_string())
+        .start()
+        .await;
+    let watcher = Client::of(&[node.address], "demo").open().await;
+    let mut ids = Vec::new();
+    let text = "x".repeat(1000);
+    for _ in 0..400 {
+        ids.push(redis.publish("demo", "chat", &text).await);
+    }
+    watcher.wait_id(&ids[399]).await;
+    let reads = async || redis.calls("xrange").await + redis.calls("xrevrange").await;
+    let before = reads().await;
+    let mut herd = Vec::new();
+    for number in 0..300 {
+        // Not in the order of the positions.
+        let from = number * 37 % 100 * 3;
+        let client = Client::of(&[node.address], "demo").last_event_id(&ids[from]);
+        herd.push((from + 1, client.start()));
+    }
+    for (from, client) in &herd {
+        client.wait_id(&ids[399]).await;
+        assert_same_ids("the herd", &client.ids(), &ids[*from..]);
+        client.assert_never_reset();
+    }
+    let (reads, pages) = (reads().await - before, 400_u64.div_ceil(PAGE as u64));
+    assert!(reads <= pages + 5, "{reads} range reads for {pages} pages");
+    println!("{reads} range reads for {pages} pages");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_behind_haproxy_lose_nothing_and_double_nothing() {
     let (redis, mut a, mut b) = two_nodes().await;

@@ -1,0 +1,405 @@
+//! Catching up: positions older than the room log are served from pages of history.
+//!
+//! A room has one reader. It reads from the oldest position that somebody waits at, and whoever
+//! waits inside of the page is served from it, so that a herd costs what its bytes cost, not what
+//! its positions do. A page is encoded once, like a room log; a subscriber in it costs a cursor.
+//!
+//! Invariant: pages are bounded by number and bytes. When one has to go, those who are still in it
+//! keep the rest of the event that they are in the middle of, and ask again.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use protocol::EventId;
+
+use super::log::RoomLog;
+use super::node::Counters;
+use super::resume::{Verdict, judge};
+use super::state::{Purpose, Read, State};
+use super::subscriber::{Handle, PageCursor};
+use super::{History, HistoryError, HistoryQuery, Position, ResetReason};
+
+/// Pages that one shard reads at a time: bounds the memory of answers.
+const PAGES_AT_ONCE: usize = 32;
+/// Pages that one shard keeps.
+const PAGES_KEPT: usize = 64;
+/// The part of the shard's log memory that pages may take.
+const PAGES_SHARE: usize = 4;
+/// How long a page is kept that nobody is in: a herd comes over some time.
+const KEPT_TICKS: u32 = 20;
+
+/// Who waits for pages of one room, and the read that is under way for them.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    /// The read that is under way, or has failed and is to be tried again.
+    reading: Option<u32>,
+    /// The next read is for these...
+    waiting: Vec<Handle>,
+    /// ...of whom this many were there before the read under way began.
+    fresh: usize,
+    /// Newcomers, until the next tick: a herd gathers, and its oldest member sets the beginning.
+    arriving: Vec<Handle>,
+    queued: bool,
+}
+
+/// A page of a room's history.
+pub(super) struct Page {
+    room: usize,
+    log: Rc<RoomLog>,
+    /// The ids in it, and what each names as the one before.
+    links: Vec<(EventId, Option<EventId>)>,
+    /// What the read said besides the items.
+    facts: History,
+    used: u32,
+}
+
+impl Page {
+    /// Whether the page can answer for a position. What is said of positions after its last entry
+    /// holds only for those who came before it was read (`fresh`): there may be more by now.
+    fn answers(&self, after: EventId, proved: bool, fresh: bool) -> bool {
+        if after < self.log.floor() {
+            return false;
+        }
+        let known = if proved {
+            after < self.log.head()
+        } else {
+            self.links.last().is_some_and(|(last, _)| after <= *last) || after == self.facts.last_id
+        };
+        known || (fresh && !self.facts.more)
+    }
+
+    fn judge(&self, after: EventId) -> Verdict {
+        let at = self.links.partition_point(|(id, _)| *id <= after);
+        let inside = at
+            .checked_sub(1)
+            .is_some_and(|at| self.links[at].0 == after);
+        let first = after == self.log.floor() && self.facts.anchor_found;
+        let next = self.links.get(at).and_then(|(_, prev)| *prev);
+        judge(after, inside || first, next, &self.facts)
+    }
+}
+
+impl State {
+    /// The outbox is empty and the cursor is not in the log: on to the log, or to the next page.
+    pub(super) fn catch_up(&mut self, key: usize) {
+        let subscriber = &mut self.subscribers[key];
+        let handle = (key as u32, subscriber.serial);
+        let room_key = subscriber.room as usize;
+        let room = &self.rooms[room_key];
+        let Some(catch_up) = subscriber
+            .catch_up
+            .as_mut()
+            .filter(|c| !c.reading && room.joined)
+        else {
+            return;
+        };
+        if let Some(done) = catch_up.page.take() {
+            let seen = catch_up.after().unwrap_or_default();
+            catch_up.want = Position::After(done.log.head().max(seen));
+        }
+        let Some(after) = catch_up.after().filter(|_| !catch_up.waiting) else {
+            return;
+        };
+        if let Some(offset) = room.log.seek(after).filter(|_| catch_up.proved) {
+            subscriber.place(offset, room.log.end(), after);
+            self.flush(key);
+            return;
+        }
+        catch_up.reading = true;
+        // Only newcomers gather: one that is in the midst of it goes on at once.
+        let ripe = catch_up.proved || catch_up.presented.is_none();
+        let proved = catch_up.proved;
+        let kept = self
+            .pages
+            .iter()
+            .position(|page| page.room == room_key && page.answers(after, proved, false));
+        if let Some(at) = kept {
+            self.serve(handle, at);
+            return;
+        }
+        let reader = &mut self.rooms[room_key].reader;
+        if ripe {
+            reader.waiting.push(handle);
+            self.want_page(room_key);
+        } else {
+            if reader.arriving.is_empty() {
+                self.gathering.push(room_key);
+            }
+            reader.arriving.push(handle);
+        }
+    }
+
+    /// Puts a subscriber into a page that answers for its position. It is written to in the sweep.
+    fn serve(&mut self, handle: Handle, at: usize) {
+        let key = handle.0 as usize;
+        let now = self.now();
+        let page = &mut self.pages[at];
+        page.used = now;
+        let (room_key, log) = (page.room, page.log.clone());
+        let Some(catch_up) = &mut self.subscribers[key].catch_up else {
+            return;
+        };
+        catch_up.reading = false;
+        let Some(after) = catch_up.after() else {
+            return;
+        };
+        let mut begin = after;
+        if !catch_up.proved {
+            Counters::bump(&self.counters.resumes_broker, 1);
+            match page.judge(after) {
+                Verdict::Proved => catch_up.proved = true,
+                Verdict::Trimmed(resume) => {
+                    catch_up.proved = true;
+                    catch_up.want = Position::After(resume);
+                    begin = resume;
+                    self.send_reset(key, ResetReason::Trimmed, Some(after), resume);
+                }
+                Verdict::Lost(reason) => {
+                    let log = &self.rooms[room_key].log;
+                    let (head, end) = (log.head(), log.end());
+                    self.reset_to(key, reason, Some(after), end, head);
+                    self.to_flush.push_back(handle);
+                    return;
+                }
+            }
+        } else if after >= log.head() {
+            // The stream ends here, and the log begins later: not before the next tick again.
+            catch_up.reading = true;
+            let reader = &mut self.rooms[room_key].reader;
+            if reader.arriving.is_empty() {
+                self.gathering.push(room_key);
+            }
+            reader.arriving.push(handle);
+            return;
+        }
+        if let Some(catch_up) = &mut self.subscribers[key].catch_up {
+            let offset = log.seek(begin).unwrap_or(log.start());
+            catch_up.page = Some(PageCursor { log, offset });
+        }
+        self.to_flush.push_back(handle);
+    }
+
+    /// Writes to those who were put into pages, at most `budget` of them. `true` when more are due.
+    pub(super) fn flush_served(&mut self, budget: usize) -> bool {
+        for _ in 0..budget {
+            let Some(handle) = self.to_flush.pop_front() else {
+                return false;
+            };
+            if self.is_current(handle) {
+                self.flush(handle.0 as usize);
+            }
+            if self.to_flush.is_empty() {
+                self.start_pages();
+            }
+        }
+        !self.to_flush.is_empty()
+    }
+
+    fn want_page(&mut self, room_key: usize) {
+        let reader = &mut self.rooms[room_key].reader;
+        if reader.reading.is_none() && !reader.queued && !reader.waiting.is_empty() {
+            reader.queued = true;
+            self.page_queue.push_back(room_key);
+            self.start_pages();
+        }
+    }
+
+    fn start_pages(&mut self) {
+        // A page that came at once could push out one that nobody has been written from yet: two
+        // positions would take turns without getting on.
+        while self.to_flush.is_empty() && self.pages_reading < PAGES_AT_ONCE {
+            let Some(room_key) = self.page_queue.pop_front() else {
+                break;
+            };
+            let Some(room) = self.rooms.get_mut(room_key).filter(|r| r.reader.queued) else {
+                continue;
+            };
+            room.reader.queued = false;
+            let position = |&(key, serial): &Handle| {
+                let subscriber = self.subscribers.get(key as usize)?;
+                let catch_up = subscriber.catch_up.as_ref()?;
+                catch_up.after().filter(|_| subscriber.serial == serial)
+            };
+            let reader = &mut room.reader;
+            reader.waiting.retain(|handle| position(handle).is_some());
+            let Some(after) = reader.waiting.iter().filter_map(position).min() else {
+                continue;
+            };
+            self.page_serial = self.page_serial.wrapping_add(1);
+            reader.reading = Some(self.page_serial);
+            reader.fresh = reader.waiting.len();
+            let query = HistoryQuery::After {
+                after,
+                limit: self.config.history_page,
+            };
+            self.pages_reading += 1;
+            self.reads.push(Read {
+                room: room.name.clone(),
+                query,
+                purpose: Purpose::Page(self.page_serial),
+            });
+        }
+    }
+
+    /// The answer to the read `serial` of a room, if the room still waits for it.
+    pub(super) fn page(
+        &mut self,
+        read: &Read,
+        serial: u32,
+        result: Result<Arc<History>, HistoryError>,
+    ) {
+        self.pages_reading -= 1;
+        self.start_pages();
+        let (Some(&room_key), HistoryQuery::After { after, .. }) =
+            (self.by_name.get(&read.room), read.query)
+        else {
+            return;
+        };
+        let reader = &mut self.rooms[room_key].reader;
+        if reader.reading != Some(serial) {
+            return;
+        }
+        let history = match result {
+            Err(HistoryError::Away(_)) => {
+                self.retries.push((read.room.clone(), read.purpose));
+                return;
+            }
+            result => result.ok(),
+        };
+        reader.reading = None;
+        let fresh = reader.fresh;
+        let waiting = std::mem::take(&mut reader.waiting);
+        let arriving = std::mem::take(&mut reader.arriving);
+        if !arriving.is_empty() {
+            self.gathering.retain(|&room| room != room_key);
+        }
+        if let Some(history) = &history {
+            self.keep_page(room_key, after, history);
+        }
+        let count = waiting.len();
+        for (index, handle) in waiting.into_iter().chain(arriving).enumerate() {
+            let fresh = index < fresh;
+            let key = handle.0 as usize;
+            if !self.is_current(handle) {
+                continue;
+            }
+            let catch_up = self.subscribers[key].catch_up.as_mut();
+            let Some(catch_up) = catch_up.filter(|catch_up| catch_up.reading) else {
+                continue;
+            };
+            let (Some(after), proved) = (catch_up.after(), catch_up.proved) else {
+                continue;
+            };
+            let newest = self.pages.len().wrapping_sub(1);
+            if history.is_none() && fresh {
+                catch_up.reading = false;
+                let log = &self.rooms[room_key].log;
+                let (head, end) = (log.head(), log.end());
+                self.reset_to(key, ResetReason::Unknown, Some(after), end, head);
+                self.to_flush.push_back(handle);
+            } else if history.is_some() && self.pages[newest].answers(after, proved, fresh) {
+                self.serve(handle, newest);
+            } else if index < count {
+                self.rooms[room_key].reader.waiting.push(handle);
+            } else {
+                let reader = &mut self.rooms[room_key].reader;
+                if reader.arriving.is_empty() {
+                    self.gathering.push(room_key);
+                }
+                reader.arriving.push(handle);
+            }
+        }
+        self.want_page(room_key);
+    }
+
+    fn keep_page(&mut self, room: usize, after: EventId, history: &History) {
+        let mut log = RoomLog::new(after);
+        let mut links = Vec::with_capacity(history.items.len());
+        for item in &history.items {
+            log.append(item, &*self.encoder);
+            links.extend(item.id().map(|id| (id, item.prev())));
+        }
+        if !history.more {
+            // Nothing else is there up to the last generated id, even if its entry was deleted.
+            log.reach(history.last_id);
+        }
+        log.shrink();
+        self.page_bytes += log.memory();
+        let facts = History {
+            items: Vec::new(),
+            ..*history
+        };
+        let used = self.now();
+        self.pages.push_back(Page {
+            room,
+            log: Rc::new(log),
+            links,
+            facts,
+            used,
+        });
+        let most = self.config.log_memory / PAGES_SHARE;
+        while self.pages.len() > 1 && (self.pages.len() > PAGES_KEPT || self.page_bytes > most) {
+            self.drop_page(0);
+        }
+    }
+
+    /// Drops a page; those who are still in it fall out.
+    fn drop_page(&mut self, at: usize) {
+        let Some(page) = self.pages.remove(at) else {
+            return;
+        };
+        self.page_bytes -= page.log.memory();
+        let Some(room) = self.rooms.get(page.room) else {
+            return;
+        };
+        if Rc::strong_count(&page.log) > 1 {
+            for &key in &room.members {
+                self.subscribers[key as usize].leave_page(&page.log);
+            }
+        }
+    }
+
+    /// The room's history is another one now, or the room is gone: nothing read before counts.
+    pub(super) fn forget_pages(&mut self, room_key: usize) {
+        while let Some(at) = self.pages.iter().position(|page| page.room == room_key) {
+            self.drop_page(at);
+        }
+        let Some(room) = self.rooms.get_mut(room_key) else {
+            return;
+        };
+        for &key in &room.members {
+            if let Some(catch_up) = &mut self.subscribers[key as usize].catch_up {
+                catch_up.proved = false;
+            }
+        }
+        room.reader.reading = None;
+        self.want_page(room_key);
+    }
+
+    /// One tick: newcomers have gathered, and pages that nobody uses go.
+    pub(super) fn tick_pages(&mut self) {
+        for room_key in std::mem::take(&mut self.gathering) {
+            if let Some(room) = self.rooms.get_mut(room_key) {
+                let reader = &mut room.reader;
+                reader.waiting.append(&mut reader.arriving);
+                self.want_page(room_key);
+            }
+        }
+        let now = self.now();
+        let unused = |page: &Page| {
+            Rc::strong_count(&page.log) == 1 && now.wrapping_sub(page.used) > KEPT_TICKS
+        };
+        while let Some(at) = self.pages.iter().position(unused) {
+            self.drop_page(at);
+        }
+    }
+
+    /// Asks again for a page that could not be read.
+    pub(super) fn retry_page(&mut self, room_key: usize, serial: u32) {
+        let reader = &mut self.rooms[room_key].reader;
+        if reader.reading == Some(serial) {
+            reader.reading = None;
+            self.want_page(room_key);
+        }
+    }
+}

@@ -2,12 +2,13 @@
 
 PAGE_TEST := gateway/tests/page/run.sh
 
-.PHONY: help test tools fmt lint doc page unit deny run build
+.PHONY: help test tools fmt lint doc page unit deny run build bench
 
 help:
 	@echo "make run     a gateway in development mode, with a demo page"
 	@echo "make test    every check, after installing what is missing"
 	@echo "make tools   only install what is missing"
+	@echo "make bench   timings of the hub, and instructions against a baseline"
 	@echo "make fmt | lint | doc | deny | page | unit    one check"
 
 # The tests come last, so that their count closes the output.
@@ -48,3 +49,7 @@ page:
 
 unit:
 	@.ci/unit
+
+bench:
+	cargo bench -p gateway --bench hub
+	@gateway/benches/instructions.sh

@@ -63,6 +63,8 @@ pub struct House {
     room: RoomName,
     peers: Vec<UnixStream>,
     number: u64,
+    /// For what the peers read.
+    scratch: Vec<u8>,
 }
 
 impl House {
@@ -111,6 +113,7 @@ impl House {
             room,
             peers,
             number: 1,
+            scratch: vec![0; 1 << 18],
         };
         let (room, head) = (house.room.clone(), EventId::ZERO);
         house.supply(vec![Supply::Live(true), Supply::Joined { room, head }], 1)?;
@@ -178,10 +181,9 @@ impl House {
     }
 
     fn drain(&mut self) -> anyhow::Result<()> {
-        let mut scratch = vec![0; 1 << 18];
         for peer in &mut self.peers {
             // Whatever there is: a peer that has nothing yet is no fault.
-            let _ = peer.read(&mut scratch);
+            let _ = peer.read(&mut self.scratch);
         }
         Ok(())
     }

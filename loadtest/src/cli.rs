@@ -68,7 +68,7 @@ pub enum Command {
 /// The load, and where it goes.
 #[derive(Debug, Clone, Args)]
 pub struct LoadArgs {
-    /// Gateways; clients are spread over them. A path is a prefix: http://HOST:PORT/prefix
+    /// Gateways; clients are spread over them, and pass over one that refuses connections. A path is a prefix: http://HOST:PORT/prefix
     #[arg(long, value_name = "URL", required = true, value_delimiter = ',')]
     pub url: Vec<String>,
     /// Event streams to hold open

@@ -48,8 +48,7 @@ impl Usage {
             system: system * scale,
             rss: kilobytes(&status, "VmRSS:"),
             peak: kilobytes(&status, "VmHWM:"),
-            descriptors: fs::read_dir(format!("/proc/{pid}/fd"))
-                .map_or(0, |entries| entries.count() as u64),
+            descriptors: descriptors(pid),
         })
     }
 
@@ -65,6 +64,16 @@ impl Usage {
             sum.descriptors += usage.descriptors;
         }
         sum
+    }
+}
+
+/// Open descriptors; 0 where the system does not tell.
+fn descriptors(pid: u32) -> u64 {
+    let directory = format!("/proc/{pid}/fd");
+    // Linux 6.2 has the number as the directory's size; before that, each one is counted.
+    match fs::metadata(&directory).map_or(0, |directory| directory.len()) {
+        0 => fs::read_dir(directory).map_or(0, |entries| entries.count() as u64),
+        count => count,
     }
 }
 

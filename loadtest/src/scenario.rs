@@ -1,6 +1,6 @@
 //! The commands that put load on one system: a run, a storm, a soak.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::cli::{LoadArgs, PublishPath, Run, Storm};
@@ -13,8 +13,9 @@ use crate::target::{Publish, Request, Target};
 
 /// Connections that one worker process holds: its descriptors less what it needs itself.
 const SPARE_DESCRIPTORS: u64 = 200;
-/// Connections from one address to one port, below the 28,232 of the default port range.
-const PER_SOURCE: u64 = 25_000;
+/// Connections from one address. Linux looks through half of the 28,232 ports of the default range first, and
+/// every connection past that half costs a walk over all of it.
+const PER_SOURCE: u64 = 10_000;
 
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
@@ -181,7 +182,10 @@ fn setup(args: &LoadArgs, tick_ms: u64) -> Result<Setup, ScenarioError> {
             .workers
             .unwrap_or_else(|| workers_for(args.connections))
             .max(1),
-        sources: sources(args, &target),
+        sources: match args.source.as_slice() {
+            [] => sources_for(args.connections, &target.addresses),
+            given => given.to_vec(),
+        },
         target,
         room_prefix,
         rooms: args.rooms,
@@ -235,20 +239,15 @@ pub fn workers_for(connections: u64) -> u64 {
     connections.div_ceil(each)
 }
 
-fn sources(args: &LoadArgs, target: &Target) -> Vec<IpAddr> {
-    if !args.source.is_empty() {
-        return args.source.clone();
-    }
-    let local = target
-        .addresses
-        .iter()
-        .all(|a| a.ip().is_loopback() && a.is_ipv4());
-    let each = args.connections.div_ceil(target.addresses.len() as u64);
-    if !local || each <= PER_SOURCE {
+/// Addresses to connect from: several where one has too few ports, and the server is on this machine.
+#[must_use]
+pub fn sources_for(connections: u64, to: &[SocketAddr]) -> Vec<IpAddr> {
+    let local = to.iter().all(|a| a.ip().is_loopback() && a.is_ipv4());
+    if !local || connections.div_ceil(to.len().max(1) as u64) <= PER_SOURCE {
         return Vec::new();
     }
-    let sources = each.div_ceil(PER_SOURCE / 2).min(250) as u8;
-    (0..sources)
-        .map(|at| Ipv4Addr::new(127, 0, 0, 2 + at).into())
-        .collect()
+    // A port that was bound on an address serves one connection, wherever it goes.
+    let sources = connections.div_ceil(PER_SOURCE).min(250) as u8;
+    let source = |at| Ipv4Addr::new(127, 0, 0, 2 + at).into();
+    (0..=sources).map(source).collect()
 }

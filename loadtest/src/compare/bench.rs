@@ -15,7 +15,7 @@ use crate::peer::{PeerError, Running, Surroundings, System};
 use crate::plan::{Plan, Spread};
 use crate::publisher::{Publisher, Work};
 use crate::report::model::Report;
-use crate::scenario::{random_prefix, workers_for};
+use crate::scenario::{random_prefix, sources_for, workers_for};
 
 /// A load in numbers.
 #[derive(Debug, Clone, Copy)]
@@ -226,7 +226,7 @@ impl Bench {
             spread: Spread::Even,
             connect_rate: 0.0,
             connect_window: numbers.window,
-            sources: Vec::new(),
+            sources: sources_for(numbers.clients, &target.addresses),
             stalled: numbers.stalled,
             slow: 0,
             slow_rate: 0,

@@ -43,8 +43,10 @@ pub struct Client {
     pub(super) pace: Pace,
     pub(super) state: State,
     pub(super) socket: Option<TcpStream>,
-    /// Connections so far: the next address is taken by it.
+    /// Connections so far.
     pub(super) turns: u32,
+    /// Connections that were refused in a row.
+    pub(super) refused: u32,
     pub(super) connect_began: u64,
     pub(super) opened_at: u64,
     /// The number that a client that came back must have seen to be caught up; 0 is none.
@@ -83,6 +85,7 @@ impl Client {
             state: State::Away,
             socket: None,
             turns: 0,
+            refused: 0,
             connect_began: 0,
             opened_at: 0,
             goal: 0,

@@ -95,8 +95,12 @@ impl Worker {
     fn connect(&mut self, at: u32) -> io::Result<()> {
         let client = &mut self.clients[at as usize];
         let addresses = &self.plan.target.addresses;
-        let turn = client.number as usize + client.turns as usize;
-        let to = addresses[turn % addresses.len()];
+        let even = (client.number % addresses.len() as u64) as usize;
+        let to = match client.turns {
+            0 => addresses[even],
+            // A balancer would spread those who come back: all clients of one node must not meet on the next.
+            _ => addresses[fastrand::usize(0..addresses.len())],
+        };
         let from = match self.plan.sources.len() {
             0 => None,
             sources => Some(self.plan.sources[(client.number / 7) as usize % sources]),
@@ -224,6 +228,7 @@ impl Worker {
     fn opened(&mut self, at: usize, now: u64) -> io::Result<()> {
         let client = &mut self.clients[at];
         client.state = State::Open;
+        client.refused = 0;
         self.tally.connect.record_ns(now - client.connect_began);
         self.tally.tick.opened += 1;
         self.connections.under_way -= 1;
@@ -248,8 +253,16 @@ impl Worker {
     /// The other side closed a stream, or refused it: the client comes back as a browser does.
     pub(super) fn closed(&mut self, at: usize) {
         let now = clock::now();
-        let client = &self.clients[at];
-        let back = now + client.retry_ms() * 1_000_000;
+        let client = &mut self.clients[at];
+        let others = self.plan.target.addresses.len() as u32 - 1;
+        let mut back = now + client.retry_ms() * 1_000_000;
+        if client.state == State::Connecting && client.refused < others {
+            // A balancer passes over a server that refuses connections.
+            client.refused += 1;
+            back = now;
+        } else {
+            client.refused = 0;
+        }
         if client.state == State::Open {
             self.tally.tick.closed += 1;
             self.tally.judgement.closed += 1;

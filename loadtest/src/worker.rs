@@ -247,6 +247,14 @@ impl Worker {
         }
         let judgement = std::mem::take(&mut self.tally.judgement);
         say(&Word::Done(Box::new(judgement)));
+        // Ports that wait out their time would be missing in the next run.
+        for socket in self
+            .clients
+            .iter()
+            .filter_map(|client| client.socket.as_ref())
+        {
+            socket::reset_on_close(socket);
+        }
     }
 
     fn tick(&mut self, mark: Option<u64>) {

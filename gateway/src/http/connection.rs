@@ -28,15 +28,32 @@ use crate::hub::Subscription;
 /// Where a stream request waits for this loop to see it.
 type Slot = Rc<RefCell<Option<Opening>>>;
 
+/// Looks at a new connection, a turn of the thread's other work apart, before it is put under watch.
+const LOOKS: u32 = 2;
+
 /// Serves requests until the client goes, or asks for a stream.
 pub async fn serve(site: Rc<Site>, socket: TcpStream) {
     let _open = site.metrics.connection();
     // hyper and its buffers come with the first byte: most requests are then read, answered and
     // gone in one turn, and a herd of connections never holds all those buffers at a time. A head
     // that comes in parts has its own time from then on.
-    let socket = match Socket::read_first(socket) {
+    let mut found = Socket::read_first(socket);
+    for _ in 0..LOOKS {
+        found = match found {
+            // The request is on its way: a turn of the others is cheaper than the runtime's watch.
+            Ok(First::Nothing(socket)) => {
+                tokio::task::yield_now().await;
+                Socket::read_first(socket)
+            }
+            found => found,
+        };
+    }
+    let socket = match found {
         Ok(First::Bytes(socket)) => socket,
         Ok(First::Nothing(socket)) => {
+            let Ok(socket) = tokio::net::TcpStream::from_std(socket) else {
+                return debug!("A connection could not be watched.");
+            };
             let closing = site.lifecycle.reached(Phase::Closing);
             tokio::select! {
                 first = timeout(site.config.head_timeout, socket.readable()) => {

@@ -76,7 +76,7 @@ pub(super) enum First {
     /// The beginning of a request.
     Bytes(Socket),
     /// Nothing yet.
-    Nothing(TcpStream),
+    Nothing(Bare),
     /// The client is gone.
     Closed,
 }
@@ -85,7 +85,7 @@ impl Socket {
     /// Takes what is there. The socket does not block.
     ///
     /// # Errors
-    /// The connection broke, or does not fit into the runtime.
+    /// The connection broke.
     pub(super) fn read_first(mut socket: Bare) -> io::Result<First> {
         let mut buffer = [0; FIRST_READ];
         match socket.read(&mut buffer) {
@@ -96,9 +96,7 @@ impl Socket {
                 taken: 0,
                 seen: Seen::default(),
             })),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Ok(First::Nothing(TcpStream::from_std(socket)?))
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(First::Nothing(socket)),
             Err(error) => Err(error),
         }
     }

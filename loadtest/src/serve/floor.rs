@@ -9,6 +9,7 @@ use std::net::TcpListener as StdListener;
 
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
+use protocol::EventId;
 use protocol::sse::encode;
 use slab::Slab;
 use socket2::SockRef;
@@ -48,12 +49,19 @@ struct Floor {
     /// What is left of an event that a socket took in part.
     rest: HashMap<usize, Vec<u8>>,
     buffer: Vec<u8>,
+    event: Vec<u8>,
     frame: Vec<u8>,
     number: u64,
 }
 
 /// Serves until the system fails.
 pub(super) fn serve(listener: StdListener, relay: Option<Relay>) -> Result<(), ServeError> {
+    // Accepted sockets inherit these.
+    let options = SockRef::from(&listener);
+    options.set_tcp_nodelay(true)?;
+    options.set_send_buffer_size(SEND_BUFFER)?;
+    #[cfg(target_os = "linux")]
+    options.set_tcp_notsent_lowat(NOT_SENT)?;
     let mut floor = Floor {
         poll: Poll::new()?,
         listener: TcpListener::from_std(listener),
@@ -64,6 +72,7 @@ pub(super) fn serve(listener: StdListener, relay: Option<Relay>) -> Result<(), S
         begun: HashMap::new(),
         rest: HashMap::new(),
         buffer: vec![0; 64 * 1024],
+        event: Vec::new(),
         frame: Vec::new(),
         number: 0,
     };
@@ -89,7 +98,10 @@ impl Floor {
                 match event.token() {
                     LISTENER => self.accept(),
                     RELAY => self.take_messages()?,
-                    Token(key) => self.ready(key, event.is_writable()),
+                    Token(key) => {
+                        let closed = event.is_read_closed() || event.is_error();
+                        self.ready(key, event.is_writable(), closed);
+                    }
                 }
             }
             if let Some(relay) = &mut self.relay {
@@ -100,13 +112,13 @@ impl Floor {
 
     fn accept(&mut self) {
         // Without descriptors the rest waits for the next connection.
-        while let Ok((mut socket, _)) = self.listener.accept() {
-            let options = SockRef::from(&socket);
-            // Each of these only tunes.
-            let _ = options.set_tcp_nodelay(true);
-            let _ = options.set_send_buffer_size(SEND_BUFFER);
-            #[cfg(target_os = "linux")]
-            let _ = options.set_tcp_notsent_lowat(NOT_SENT);
+        loop {
+            let mut socket = match self.listener.accept() {
+                Ok((socket, _)) => socket,
+                // The client went before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(_) => return,
+            };
             let entry = self.connections.vacant_entry();
             let interest = Interest::READABLE | Interest::WRITABLE;
             let token = Token(entry.key());
@@ -125,7 +137,7 @@ impl Floor {
         }
     }
 
-    fn ready(&mut self, key: usize, writable: bool) {
+    fn ready(&mut self, key: usize, writable: bool, closed: bool) {
         if writable && !self.rest.is_empty() {
             self.write_rest(key);
         }
@@ -136,9 +148,15 @@ impl Floor {
             match connection.socket.read(&mut self.buffer) {
                 Ok(0) => return self.close(key),
                 Ok(got) => {
-                    let mut bytes = self.begun.remove(&key).unwrap_or_default();
-                    bytes.extend_from_slice(&self.buffer[..got]);
-                    self.requests(key, &bytes);
+                    let buffer = std::mem::take(&mut self.buffer);
+                    match self.begun.remove(&key) {
+                        None => self.requests(key, &buffer[..got]),
+                        Some(begun) => self.requests(key, &[&begun, &buffer[..got]].concat()),
+                    }
+                    self.buffer = buffer;
+                    if got < self.buffer.len() && !closed {
+                        return;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => return self.close(key),
@@ -195,12 +213,13 @@ impl Floor {
     /// Writes one event to each subscriber of a room.
     fn publish(&mut self, room: u32, data: &[u8]) {
         self.number += 1;
-        let mut event = format!("id: {}\n", self.number).into_bytes();
-        encode::event(&mut event, None, b"", data);
+        self.event.clear();
+        let id = EventId::new(self.number, 0);
+        encode::event(&mut self.event, Some(id), b"", data);
         self.frame.clear();
-        self.frame
-            .extend_from_slice(format!("{:X}\r\n", event.len()).as_bytes());
-        self.frame.extend_from_slice(&event);
+        // Writing into a vector cannot fail.
+        let _ = write!(self.frame, "{:X}\r\n", self.event.len());
+        self.frame.extend_from_slice(&self.event);
         self.frame.extend_from_slice(b"\r\n");
         for &key in &self.rooms[room as usize] {
             let key = key as usize;
@@ -235,14 +254,13 @@ impl Floor {
         let Some(mut relay) = self.relay.take() else {
             return Ok(());
         };
-        relay.read()?;
-        while let Some((channel, data)) = relay.next_message()? {
-            if let Some(&room) = self.names.get(&channel) {
-                self.publish(room, &data);
+        let read = relay.read(|room, data| {
+            if let Some(&room) = self.names.get(room) {
+                self.publish(room, data);
             }
-        }
+        });
         self.relay = Some(relay);
-        Ok(())
+        read
     }
 
     fn close(&mut self, key: usize) {

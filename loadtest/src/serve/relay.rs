@@ -2,21 +2,23 @@
 
 use std::io::{self, Read, Write};
 
-use bytes::Bytes;
 use memchr::memchr;
 use mio::net::TcpStream;
-use protocol::envelope::{self, ChannelMessage};
 
 use super::ServeError;
 
 const PREFIX: &str = "sse:room:";
 
+/// Bytes of the buffer that messages are read into; it grows for a greater one.
+const BUFFER: usize = 256 * 1024;
+
 /// A pub/sub connection (RESP2).
 pub(super) struct Relay {
     socket: TcpStream,
-    /// What was read and not taken yet.
+    /// What was read is at `begin..end`.
     input: Vec<u8>,
-    taken: usize,
+    begin: usize,
+    end: usize,
     /// Commands to send.
     output: Vec<u8>,
 }
@@ -33,8 +35,9 @@ impl Relay {
         socket.set_nonblocking(true)?;
         Ok(Self {
             socket: TcpStream::from_std(socket),
-            input: Vec::new(),
-            taken: 0,
+            input: vec![0; BUFFER],
+            begin: 0,
+            end: 0,
             output: Vec::new(),
         })
     }
@@ -53,59 +56,60 @@ impl Relay {
         self.output.extend_from_slice(command.as_bytes());
     }
 
+    /// Sends what it can; the rest goes with the next flush.
     pub(super) fn flush(&mut self) -> Result<(), ServeError> {
         while !self.output.is_empty() {
             match self.socket.write(&self.output) {
                 Ok(sent) => drop(self.output.drain(..sent)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(ServeError::Redis(error.to_string())),
             }
         }
         Ok(())
     }
 
-    /// Reads what there is.
-    pub(super) fn read(&mut self) -> Result<(), ServeError> {
-        self.input.drain(..self.taken);
-        self.taken = 0;
+    /// Reads what there is, and hands over the room and the data of each message. Confirmations of subscriptions
+    /// are passed over.
+    pub(super) fn read(&mut self, mut each: impl FnMut(&str, &[u8])) -> Result<(), ServeError> {
         loop {
-            let length = self.input.len();
-            self.input.resize(length + 64 * 1024, 0);
-            let got = self.socket.read(&mut self.input[length..]);
-            self.input
-                .truncate(length + got.as_ref().map_or(0, |got| *got));
-            match got {
+            if self.begin == self.end {
+                (self.begin, self.end) = (0, 0);
+            } else if self.end == self.input.len() {
+                self.input.copy_within(self.begin..self.end, 0);
+                (self.begin, self.end) = (0, self.end - self.begin);
+                if self.end == self.input.len() {
+                    self.input.resize(2 * self.end, 0);
+                }
+            }
+            match self.socket.read(&mut self.input[self.end..]) {
                 Ok(0) => return Err(ServeError::Redis("the connection was closed".to_owned())),
-                Ok(_) => {}
+                Ok(got) => self.end += got,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(ServeError::Redis(error.to_string())),
             }
-        }
-    }
-
-    /// The next message: its room and its event's data. Confirmations of subscriptions are passed over.
-    pub(super) fn next_message(&mut self) -> Result<Option<(String, Vec<u8>)>, ServeError> {
-        loop {
-            let Some((kind, channel, data, length)) = message(&self.input[self.taken..])? else {
-                return Ok(None);
-            };
-            let found = (kind == b"message").then(|| {
-                let room = String::from_utf8_lossy(channel);
-                let room = room.strip_prefix(PREFIX).unwrap_or(&room).to_owned();
-                (room, data_of(data))
-            });
-            self.taken += length;
-            if found.is_some() {
-                return Ok(found);
+            while let Some((kind, channel, data, length)) =
+                message(&self.input[self.begin..self.end])?
+            {
+                let room = std::str::from_utf8(channel).ok();
+                if kind == b"message"
+                    && let Some(room) = room.and_then(|channel| channel.strip_prefix(PREFIX))
+                {
+                    each(room, data_of(data));
+                }
+                self.begin += length;
             }
         }
     }
 }
 
-fn data_of(message: &[u8]) -> Vec<u8> {
-    match envelope::decode(&Bytes::copy_from_slice(message)) {
-        Ok(ChannelMessage::Stored(event) | ChannelMessage::Ephemeral(event)) => event.data.to_vec(),
-        _ => message.to_vec(),
+/// The data of a message of the publish function, which follows an empty line; any other message is data.
+fn data_of(message: &[u8]) -> &[u8] {
+    let head = message
+        .starts_with(b"SSE/1 ")
+        .then(|| memchr::memmem::find(message, b"\n\n"));
+    match head.flatten() {
+        Some(end) => &message[end + 2..],
+        None => message,
     }
 }
 

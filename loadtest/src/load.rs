@@ -1,6 +1,8 @@
 //! A run's coordinator: worker processes, a publisher, and what they tell, put together.
 
+mod finish;
 mod gather;
+mod storm;
 mod workers;
 
 use std::time::Duration;
@@ -11,7 +13,7 @@ use crate::cost::{self, RedisUsage, Usage};
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::publisher::{Published, Publisher, Redis, WireError, Work};
-use crate::report::model::{KernelMemory, ProcessCost, RedisCost, Report, Resuming, ToolCost};
+use crate::report::model::{KernelMemory, ProcessCost, Report};
 use gather::Gather;
 use workers::Workers;
 
@@ -291,64 +293,6 @@ impl Load {
         self.pass(time)
     }
 
-    /// Cuts all streams, or kills a process, and waits until every client is back and has everything. Events
-    /// flow on meanwhile.
-    ///
-    /// # Errors
-    /// A worker is gone, the process cannot be killed, or streams do not open again.
-    pub fn storm(&mut self, kill: Option<u32>, spread: Duration) -> Result<(), LoadError> {
-        let before = self.redis.as_mut().map(RedisUsage::read).transpose()?;
-        let published = self.publisher.published();
-        self.workers.tell_all(&Order::Goals(published.heads))?;
-        self.mark(true)?;
-        self.gather.begin_return();
-        let began = clock::now();
-        let (cause, cut) = if let Some(pid) = kill {
-            let (cut, closed) = (self.gather.open(), self.gather.closed);
-            kill_process(pid)?;
-            // The clients notice one after the other; it is over when a tick brings no more.
-            let deadline = clock::now() + 10_000_000_000;
-            let mut last = closed;
-            while clock::now() < deadline {
-                self.pass(Duration::from_millis(2 * self.setup.plan.tick_ms))?;
-                if self.gather.closed > closed && self.gather.closed == last {
-                    break;
-                }
-                last = self.gather.closed;
-            }
-            let gone = self.gather.closed - closed;
-            (format!("process {pid} killed"), gone.min(cut))
-        } else {
-            let spread_ms = spread.as_millis() as u64;
-            let cut = self.gather.open();
-            self.workers.tell_all(&Order::Cut { spread_ms })?;
-            ("all streams cut".to_owned(), cut)
-        };
-        let deadline = began + (spread + self.setup.open_within).as_nanos() as u64;
-        let last = self.await_full(deadline)?;
-        let caught_up = self.catch_up(self.setup.patience)?.unwrap_or(u64::MAX);
-        let after = self.redis.as_mut().map(RedisUsage::read).transpose()?;
-        // The times of the clients come with the ticks.
-        self.mark(true)?;
-        self.report.duration += clock::seconds(began, clock::now());
-        self.report.resuming.push(Resuming {
-            cause,
-            cut,
-            returned: self.gather.returned(),
-            spread: spread.as_secs_f64(),
-            last_connect: clock::seconds(began, last),
-            caught_up: clock::seconds(last, caught_up),
-            time: self.gather.resume.quantiles(),
-            connect: self.gather.reconnect.quantiles(),
-            rooms: u64::from(self.setup.plan.rooms),
-            redis: match (before, after) {
-                (Some(before), Some(after)) => after.since(&before).commands,
-                _ => Default::default(),
-            },
-        });
-        Ok(())
-    }
-
     /// Waits until every client has what was published so far: when the last one had; `None` when the patience
     /// was over.
     fn catch_up(&mut self, patience: Duration) -> Result<Option<u64>, LoadError> {
@@ -368,97 +312,9 @@ impl Load {
         }
         Ok(Some(last))
     }
-
-    /// Stops publishing, lets everything arrive, and judges.
-    ///
-    /// # Errors
-    /// A worker is gone.
-    pub fn finish(mut self) -> Result<Report, LoadError> {
-        self.mark(false)?;
-        let window = self.gather.window();
-        self.publisher.pause();
-        self.progress.phase("settling", 1);
-        if self.catch_up(self.setup.patience)?.is_none() {
-            let seconds = self.setup.patience.as_secs();
-            let remark =
-                format!("Not every client had every event {seconds} s after the last one.");
-            self.report.remarks.push(remark);
-        }
-        let after = self.usages();
-        for (process, (before, after)) in self
-            .report
-            .processes
-            .iter_mut()
-            .zip(self.before.processes.iter().zip(&after))
-        {
-            // A process that is gone has no figures.
-            if after.rss > 0 {
-                process.cpu_user = after.user - before.user;
-                process.cpu_system = after.system - before.system;
-            }
-            process.rss_after = after.rss;
-            process.rss_peak = after.peak;
-        }
-        if let Some(redis) = &mut self.redis {
-            let since = RedisUsage::read(redis)?.since(&self.before.redis);
-            self.report.redis = Some(RedisCost {
-                cpu: since.cpu,
-                commands: since.commands,
-            });
-        }
-        self.workers.tell_all(&Order::Finish)?;
-        let deadline = clock::now() + 60_000_000_000;
-        let mut judged = 0;
-        while judged < self.workers.len() {
-            match self.next_word(deadline)? {
-                Some(Word::Done(judgement)) => {
-                    judged += 1;
-                    self.gather.judge(*judgement);
-                }
-                Some(_) => {}
-                None => return Err(LoadError::Worker(0, "it does not end".to_owned())),
-            }
-        }
-        self.progress.clear();
-        let mut report = self.report;
-        report.publishing = self.publisher.finish(self.rate);
-        report.delivering = self.gather.delivering(&window);
-        report.checking = self.gather.checking();
-        report.tool = ToolCost {
-            workers: self.setup.plan.workers,
-            ..window.tool
-        };
-        report.samples = self.gather.into_samples();
-        if report.tool.saturated {
-            report.remarks.push(
-                "The load tool itself had no CPU left: throughput and latency are its limits as well as the \
-                 server's. Use more workers, or more cores."
-                    .to_owned(),
-            );
-        }
-        if report.publishing.unsent > 0 {
-            report.remarks.push(format!(
-                "{} of {} events that were due were never sent, because the server did not confirm earlier ones \
-                 in time.",
-                report.publishing.unsent, report.publishing.offered
-            ));
-        }
-        Ok(report)
-    }
 }
 
 fn usages(pids: &[u32]) -> Vec<Usage> {
     let usage = |&pid: &u32| Usage::of(pid).unwrap_or_default();
     pids.iter().map(usage).collect()
-}
-
-fn kill_process(pid: u32) -> Result<(), LoadError> {
-    let process = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
-    let Some(process) = process else {
-        return Err(LoadError::Kill(pid, rustix::io::Errno::SRCH));
-    };
-    rustix::process::kill_process(process, rustix::process::Signal::KILL)
-        .map_err(|error| LoadError::Kill(pid, error))
 }

@@ -1,5 +1,8 @@
 //! The commands that put load on one system: a run, a storm, a soak.
 
+mod trend;
+
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -40,7 +43,11 @@ pub fn run(run: &Run, scenario: &str) -> Result<Report, ScenarioError> {
     load.open()?;
     load.begin(args.rate, args.duration)?;
     load.go_on(args.duration)?;
-    Ok(label(load.finish()?, args, scenario))
+    let mut report = label(load.finish()?, args, scenario);
+    if scenario == "soak" {
+        report.remarks.extend(trend::sentence(&report.samples));
+    }
+    Ok(report)
 }
 
 /// `sse-loadtest storm`.
@@ -135,11 +142,8 @@ fn setup(args: &LoadArgs, tick_ms: u64) -> Result<Setup, ScenarioError> {
         PublishPath::Function => Publish::Function { redis: redis()? },
         PublishPath::Xadd => Publish::Xadd { redis: redis()? },
         PublishPath::Http => {
-            let mut headers = [("Content-Type".to_owned(), "text/plain".to_owned())];
-            let mut headers: std::collections::BTreeMap<_, _> = headers
-                .iter_mut()
-                .map(|(n, v)| (std::mem::take(n), std::mem::take(v)))
-                .collect();
+            let content = ("Content-Type".to_owned(), "text/plain".to_owned());
+            let mut headers = BTreeMap::from([content]);
             if let Some(key) = &args.publish_key {
                 headers.insert("Authorization".to_owned(), format!("Bearer {key}"));
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::facts::{Table, growth, numbered, sum};
 use super::model::{ProcessCost, Report};
-use super::units::{count, per, with_unit};
+use super::units::{NONE, count, per, with_unit};
 
 /// The server's processes, a column for each, and one for all of them where they are several.
 pub fn processes(report: &Report) -> Table {
@@ -20,7 +20,15 @@ pub fn processes(report: &Report) -> Table {
         if together {
             cells.push(with_unit(sum(report, of), unit));
         }
-        cells.extend(report.processes.iter().map(|p| with_unit(of(p), unit)));
+        let shared = together && label.contains(" per ");
+        cells.extend(report.processes.iter().map(|p| {
+            // Which process had which stream is not known here: only all together have a share.
+            if shared {
+                NONE.to_owned()
+            } else {
+                with_unit(of(p), unit)
+            }
+        }));
         table.push(label, cells);
     };
     if report.processes.is_empty() {

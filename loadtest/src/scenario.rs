@@ -74,7 +74,11 @@ pub fn storm(storm: &Storm) -> Result<Report, ScenarioError> {
 
 fn label(mut report: Report, args: &LoadArgs, scenario: &str) -> Report {
     report.scenario = scenario.to_owned();
-    report.system = args.url.join(", ");
+    report.system = match args.url.as_slice() {
+        [one] => one.clone(),
+        [first, others @ ..] => format!("{first} and {} more", others.len()),
+        [] => String::new(),
+    };
     let spread = match args.spread {
         Spread::Even => "evenly".to_owned(),
         Spread::Zipf => "as 1, 1/2, 1/3, …".to_owned(),

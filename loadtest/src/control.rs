@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::histogram::Sparse;
 use crate::plan::Plan;
-use crate::report::model::Fault;
+use crate::report::model::Checking;
 
 /// To a worker. The first is always the plan.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -97,22 +97,6 @@ pub struct Tick {
 pub struct Judgement {
     /// Deliveries, each counted once.
     pub received: u64,
-    /// Deliveries that never came.
-    pub lost: u64,
-    /// Deliveries that never came, and the client was told.
-    pub told: u64,
-    /// Deliveries that came again.
-    pub repeated: u64,
-    /// Deliveries that came after a later one.
-    pub reordered: u64,
-    /// What nobody published.
-    pub garbled: u64,
-    /// Clients that were ended for good.
-    pub ended: u64,
-    /// `stream.reset` events.
-    pub resets: u64,
-    /// Streams that the other side closed.
-    pub closed: u64,
-    /// The first faults.
-    pub first: Vec<Fault>,
+    /// What went wrong.
+    pub checking: Checking,
 }

@@ -236,7 +236,7 @@ impl Gather {
         let judgement = &self.judgement;
         let seconds = window.seconds.max(1e-9);
         Delivering {
-            expected: judgement.received + judgement.lost + judgement.told,
+            expected: judgement.received + judgement.checking.lost + judgement.checking.told,
             received: judgement.received,
             per_second: window.deliveries as f64 / seconds,
             bytes_per_second: window.bytes as f64 / seconds,
@@ -245,33 +245,22 @@ impl Gather {
     }
 
     pub(super) fn judge(&mut self, judgement: Judgement) {
-        let sum = &mut self.judgement;
-        sum.received += judgement.received;
-        sum.lost += judgement.lost;
-        sum.told += judgement.told;
-        sum.repeated += judgement.repeated;
-        sum.reordered += judgement.reordered;
-        sum.garbled += judgement.garbled;
-        sum.ended += judgement.ended;
-        sum.resets += judgement.resets;
-        sum.closed += judgement.closed;
-        sum.first.extend(judgement.first);
+        self.judgement.received += judgement.received;
+        let (sum, more) = (&mut self.judgement.checking, judgement.checking);
+        sum.lost += more.lost;
+        sum.told += more.told;
+        sum.repeated += more.repeated;
+        sum.reordered += more.reordered;
+        sum.garbled += more.garbled;
+        sum.ended += more.ended;
+        sum.resets += more.resets;
+        sum.closed += more.closed;
+        sum.first.extend(more.first);
         sum.first.truncate(FAULTS_NAMED);
     }
 
     pub(super) fn checking(&self) -> Checking {
-        let sum = &self.judgement;
-        Checking {
-            lost: sum.lost,
-            told: sum.told,
-            repeated: sum.repeated,
-            reordered: sum.reordered,
-            garbled: sum.garbled,
-            ended: sum.ended,
-            resets: sum.resets,
-            closed: sum.closed,
-            first: sum.first.clone(),
-        }
+        self.judgement.checking.clone()
     }
 
     pub(super) fn into_samples(self) -> Vec<Sample> {

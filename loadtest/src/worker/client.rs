@@ -217,7 +217,7 @@ impl Events<'_, '_> {
     fn take(&mut self, message: Message<'_>) {
         let tally = &mut *self.reading.tally;
         if message.event == "stream.reset" {
-            tally.judgement.resets += 1;
+            tally.judgement.checking.resets += 1;
             self.check.tell();
             return;
         }

@@ -265,7 +265,7 @@ impl Worker {
         }
         if client.state == State::Open {
             self.tally.tick.closed += 1;
-            self.tally.judgement.closed += 1;
+            self.tally.judgement.checking.closed += 1;
         } else {
             self.tally.tick.failed += 1;
         }

@@ -33,18 +33,18 @@ impl Tally {
 
     /// Counts `deliveries` that went wrong, and names them if there is room.
     pub(super) fn fault(&mut self, kind: FaultKind, deliveries: u64, name: impl FnOnce() -> Fault) {
-        let judgement = &mut self.judgement;
+        let checking = &mut self.judgement.checking;
         let count = match kind {
-            FaultKind::Lost => &mut judgement.lost,
-            FaultKind::Told => &mut judgement.told,
-            FaultKind::Repeated => &mut judgement.repeated,
-            FaultKind::Reordered => &mut judgement.reordered,
-            FaultKind::Garbled => &mut judgement.garbled,
-            FaultKind::Ended => &mut judgement.ended,
+            FaultKind::Lost => &mut checking.lost,
+            FaultKind::Told => &mut checking.told,
+            FaultKind::Repeated => &mut checking.repeated,
+            FaultKind::Reordered => &mut checking.reordered,
+            FaultKind::Garbled => &mut checking.garbled,
+            FaultKind::Ended => &mut checking.ended,
         };
         *count += deliveries;
-        if judgement.first.len() < NAMED {
-            judgement.first.push(name());
+        if checking.first.len() < NAMED {
+            checking.first.push(name());
         }
     }
 }

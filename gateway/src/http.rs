@@ -162,7 +162,7 @@ where
     };
     let mut response = match outcome {
         Ok(Outcome::Stream(opening)) => {
-            site.metrics.answered(Route::Stream, StatusCode::OK);
+            site.metrics.stream_opened();
             return Outcome::Stream(opening);
         }
         Ok(Outcome::Answer(response)) => response,
@@ -255,6 +255,8 @@ where
     rules.check(&room, &parts.headers)?;
     let event = publish::read_event(&parts.headers, body, rules.max_bytes).await?;
     let published = site.broker.publish(room, event).await?;
+    // Subscribers first: the shard has its turn before the answer is written.
+    let _ = tokio::task::spawn_local(tokio::task::yield_now()).await;
     let status = match (published.id, published.repeat) {
         (None, _) => StatusCode::ACCEPTED,
         (Some(_), true) => StatusCode::OK,

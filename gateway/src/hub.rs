@@ -8,6 +8,7 @@ use protocol::{Event, EventId, RoomName};
 use tokio::sync::mpsc;
 
 mod catchup;
+mod heartbeat;
 mod log;
 mod node;
 mod resume;

@@ -96,10 +96,6 @@ async fn speak(site: Rc<Site>, socket: Socket) {
     let mut closing = std::pin::pin!(site.lifecycle.reached(Phase::Closing));
     let mut told = false;
     let opening = poll_fn(|cx| {
-        if !told && closing.as_mut().poll(cx).is_ready() {
-            told = true;
-            Pin::new(&mut connection).graceful_shutdown();
-        }
         loop {
             let ended = Pin::new(&mut connection).poll(cx);
             // hyper flushes an answer before it reads the next request, except where it had to skip an
@@ -110,6 +106,12 @@ async fn speak(site: Rc<Site>, socket: Socket) {
                 return Poll::Ready(Some(opening));
             }
             if ended.is_pending() && needs.watch() {
+                continue;
+            }
+            // Asked last: most connections are streams by now, and never wait for the node's end.
+            if ended.is_pending() && !told && closing.as_mut().poll(cx).is_ready() {
+                told = true;
+                Pin::new(&mut connection).graceful_shutdown();
                 continue;
             }
             if let Err(error) = ready!(ended) {

@@ -40,6 +40,8 @@ impl Route {
 #[derive(Debug)]
 pub struct HttpMetrics {
     requests: IntCounterVec,
+    /// Streams that were opened, looked up once: a herd opens thousands of them.
+    streams: IntCounter,
     accepted: IntCounter,
     ended: IntCounter,
 }
@@ -69,10 +71,16 @@ impl HttpMetrics {
         registry.register(Box::new(accepted.clone()))?;
         registry.register(Box::new(ended.clone()))?;
         Ok(Self {
+            streams: requests.with_label_values(&[Route::Stream.label(), "2xx"]),
             requests,
             accepted,
             ended,
         })
+    }
+
+    /// A stream was opened.
+    pub fn stream_opened(&self) {
+        self.streams.inc();
     }
 
     /// A request was answered.

@@ -27,6 +27,8 @@ pub(super) struct Room {
     /// The newest history was read once.
     pub(super) backfilled: bool,
     pub(super) reader: Reader,
+    /// The tick of the last event.
+    pub(super) active: u32,
     /// Counts the changes between empty and not empty, so that a linger note can be stale.
     pub(super) vacancy: u32,
 }
@@ -45,6 +47,7 @@ impl Room {
             backfilling: false,
             backfilled: false,
             reader: Reader::default(),
+            active: 0,
             vacancy: 0,
         }
     }

@@ -118,7 +118,8 @@ impl Shard {
         let work = self.handle.work.clone();
         let mut batch = Vec::with_capacity(SUPPLY_BUDGET);
         loop {
-            let more = state.borrow_mut().sweep(SWEEP_BUDGET);
+            let swept = state.borrow_mut().sweep(SWEEP_BUDGET);
+            let more = state.borrow_mut().heartbeats() || swept;
             start_reads(&state, &ended_sender);
             let idle = async {
                 if more {

@@ -11,6 +11,7 @@ use protocol::RoomName;
 use slab::Slab;
 
 use super::catchup::Page;
+use super::heartbeat::Heartbeats;
 use super::node::Counters;
 use super::room::Room;
 use super::subscriber::{CatchUp, Flush, Handle, Subscriber, Work};
@@ -80,6 +81,7 @@ pub(super) struct State {
     /// Reads that failed because the broker was away.
     pub(super) retries: Vec<(RoomName, Purpose)>,
     pub(super) live: bool,
+    pub(super) beats: Heartbeats,
     now: u32,
     serial: u32,
     blocked: Vec<Handle>,
@@ -87,7 +89,6 @@ pub(super) struct State {
     joining: VecDeque<(RoomName, u32)>,
     lingering: VecDeque<(usize, u32, u32)>,
     drain: Option<Drain>,
-    comment: [Vec<u8>; 2],
 }
 
 impl State {
@@ -99,10 +100,8 @@ impl State {
         registry: Registry,
         counters: Arc<Counters>,
     ) -> Self {
-        let mut chunk = Vec::new();
-        let inner = encoder.control(&mut chunk, Control::Comment);
-        let bare = chunk[inner].to_vec();
         Self {
+            beats: Heartbeats::new(&*encoder),
             shard,
             config,
             encoder,
@@ -132,7 +131,6 @@ impl State {
             joining: VecDeque::new(),
             lingering: VecDeque::new(),
             drain: None,
-            comment: [chunk, bare],
         }
     }
 
@@ -366,10 +364,9 @@ impl State {
         self.now
     }
 
-    /// One tick: heartbeats, stalled clients, empty rooms, draining.
+    /// One tick: stalled clients, empty rooms, draining.
     pub(super) fn tick(&mut self) {
         self.now = self.now.wrapping_add(1);
-        self.heartbeats();
         self.tick_pages();
         self.reap_stalled();
         self.leave_empty_rooms();
@@ -384,24 +381,6 @@ impl State {
         self.counters
             .log_bytes
             .store(self.log_bytes as u64, std::sync::atomic::Ordering::Relaxed);
-    }
-
-    /// Every stream has its turn once in a little less than the configured time; the turns are
-    /// spread evenly, so that there is no burst.
-    fn heartbeats(&mut self) {
-        let turns = ticks(self.config.heartbeat * 9 / 10).max(1) as usize;
-        let mut key = self.now as usize % turns;
-        while key < self.subscribers.capacity() {
-            if let Some(subscriber) = self.subscribers.get_mut(key).filter(|s| s.is_clear()) {
-                if !subscriber.heartbeat_events {
-                    subscriber.push_raw(&self.comment[usize::from(subscriber.identity())]);
-                } else if subscriber.opened {
-                    subscriber.push_control(Control::Heartbeat, &*self.encoder);
-                }
-                self.flush(key);
-            }
-            key += turns;
-        }
     }
 
     fn reap_stalled(&mut self) {

@@ -15,9 +15,13 @@ const EVICTIONS_PER_APPEND: usize = 8;
 impl State {
     /// New items of a room, in order.
     pub(super) fn append(&mut self, room_key: usize, items: &[Item]) {
+        let now = self.now();
         let Some(room) = self.rooms.get_mut(room_key).filter(|room| room.joined) else {
             return;
         };
+        if !items.is_empty() {
+            room.active = now;
+        }
         let before = room.log.memory();
         for item in items {
             // A repeat would break the order of the log.

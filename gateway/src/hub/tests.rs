@@ -257,6 +257,7 @@ impl World {
             );
         }
         self.state.sweep(2);
+        self.state.heartbeats();
         self.collect();
     }
 
@@ -353,6 +354,69 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 const MANY: usize = 16;
+
+/// Heartbeats that a stream gets in so many ticks of 50 ms, and the longest time between two of them. The room has an
+/// event every `every` ticks.
+fn heartbeats(ticks: usize, every: usize) -> (usize, usize) {
+    let mut world = World::new(1 << 20);
+    world.join(0, Framing::Chunked);
+    let (mut found, mut last, mut longest) = (0, 0, 0);
+    for tick in 1..=ticks {
+        world.state.tick();
+        if tick % every == 0 {
+            world.publish(true);
+            world.give(1);
+        }
+        world.turn();
+        world.answer();
+        while world.state.heartbeats() {}
+        while world.read(0, 1 << 16) {}
+        let received = String::from_utf8_lossy(&world.clients[0].received);
+        let now = received.matches("#!#").count();
+        if now > found {
+            (found, last, longest) = (now, tick, longest.max(tick - last));
+        }
+    }
+    (found, longest)
+}
+
+#[test]
+fn a_silent_stream_has_a_heartbeat_in_time() {
+    // 20 ticks are the configured second.
+    let (found, longest) = heartbeats(200, usize::MAX);
+    assert!(
+        found >= 10 && longest <= 20,
+        "{found}, {longest} ticks apart"
+    );
+}
+
+#[test]
+fn a_stream_with_events_needs_no_heartbeat() {
+    assert_eq!(heartbeats(200, 1).0, 0);
+    // Where a second can pass without an event, there are heartbeats.
+    assert!(heartbeats(200, 30).0 >= 5);
+}
+
+#[test]
+fn heartbeats_come_a_few_at_a_time() {
+    let mut world = World::new(1 << 20);
+    for _ in 0..40 {
+        world.join(0, Framing::Chunked);
+    }
+    let mut turns = 0;
+    for _ in 0..20 {
+        world.state.tick();
+    }
+    while world.state.heartbeats() {
+        turns += 1;
+    }
+    assert!(turns >= 9, "40 heartbeats in {turns} turns");
+    for client in 0..40 {
+        while world.read(client, 1 << 16) {}
+        let received = String::from_utf8_lossy(&world.clients[client].received);
+        assert!(received.contains("#!#"), "{received}");
+    }
+}
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 60, ..ProptestConfig::default() })]

@@ -126,6 +126,8 @@ pub struct System {
     /// Whether it listens on its port: it is ready then; else as soon as it has written a line.
     #[serde(default = "yes")]
     listens: bool,
+    /// The most streams that may be opening at a time, where it refuses some otherwise.
+    pub at_once: Option<u64>,
     subscribe: Request,
     publish: PublishVia,
 }

@@ -186,7 +186,11 @@ impl Bench {
             load: load.name,
             error,
         };
-        let mut report = self.drive(stage, numbers).map_err(failed)?;
+        let opening = Numbers {
+            window: system.at_once.unwrap_or(u64::MAX).min(numbers.window),
+            ..numbers
+        };
+        let mut report = self.drive(stage, opening).map_err(failed)?;
         report.scenario = "run".to_owned();
         report.system.clone_from(&system.name);
         report.load = vec![

@@ -5,6 +5,7 @@ mod gather;
 mod storm;
 mod workers;
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::clock;
@@ -14,6 +15,7 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::publisher::{Published, Publisher, Redis, WireError, Work};
 use crate::report::model::{KernelMemory, ProcessCost, Report};
+use crate::report::units;
 use gather::Gather;
 use workers::Workers;
 
@@ -223,10 +225,13 @@ impl Load {
 
     fn show(&self) {
         let latest = self.gather.latest();
-        let message = format!(
-            "{} streams, {:.0} deliveries/s, p99 {} µs",
-            latest.open, latest.deliveries, latest.latency.p99
-        );
+        let mut message = format!("{} streams", units::count(latest.open));
+        if latest.latency.count > 0 {
+            let deliveries = units::with_unit(latest.deliveries, "1/s");
+            let p99 = units::with_unit(latest.latency.p99 as f64, "µs");
+            // Writing into a string cannot fail.
+            let _ = write!(message, ", {deliveries} delivered, p99 {p99}");
+        }
         self.progress.step(self.gather.position(), message);
     }
 

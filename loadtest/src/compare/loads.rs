@@ -83,13 +83,13 @@ pub(super) const LOADS: &[LoadKind] = &[
     LoadKind {
         name: "stalled",
         about: "1,000 streams of one room, 50 events/s of 2,000 bytes (publish rate: 400 events/s); the same with one that stalls",
-        kind: Kind::Memory,
+        kind: Kind::Only(&["gateway", "nchan"]),
         measure: stalled,
     },
     LoadKind {
         name: "many-rooms",
         about: "18,000 rooms with one stream each; the same in one room",
-        kind: Kind::Memory,
+        kind: Kind::Only(&["gateway", "nchan"]),
         measure: many_rooms,
     },
     LoadKind {
@@ -371,6 +371,7 @@ fn stalled(bench: &Bench, load: &LoadKind, system: &System) -> Result<Measured, 
         let numbers = Numbers {
             clients: 1_000,
             rate,
+            seconds: 6.0,
             size: 2_000,
             stalled,
             ..Numbers::default()

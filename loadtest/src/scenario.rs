@@ -257,5 +257,5 @@ pub fn sources_for(connections: u64, to: &[SocketAddr]) -> Vec<IpAddr> {
     // A port that was bound on an address serves one connection, wherever it goes.
     let sources = connections.div_ceil(PER_SOURCE).min(250) as u8;
     let source = |at| Ipv4Addr::new(127, 0, 0, 2 + at).into();
-    (0..=sources).map(source).collect()
+    (0..sources).map(source).collect()
 }

@@ -21,6 +21,7 @@ use crate::payload::Payloads;
 use crate::plan::Plan;
 use client::{Client, Pace, Reading, State};
 use connections::Connections;
+use socket::Sources;
 use tally::Tally;
 
 const WAKER: Token = Token(usize::MAX);
@@ -66,7 +67,16 @@ pub fn run() -> Result<(), WorkerError> {
         let _ = waker.wake();
     });
     let mut worker = Worker::new(*plan, poll);
-    match worker.turn_until_done(&orders) {
+    let done = worker.turn_until_done(&orders);
+    // Closed in the ordinary way, each port would be taken for another minute: by the next run's measure.
+    for socket in worker
+        .clients
+        .iter()
+        .filter_map(|client| client.socket.as_ref())
+    {
+        socket::reset_on_close(socket);
+    }
+    match done {
         Ok(()) => Ok(()),
         Err(error) => {
             say(&Word::Failed(error.to_string()));
@@ -112,6 +122,7 @@ struct Worker {
     poll: Poll,
     clients: Vec<Client>,
     connections: Connections,
+    sources: Sources,
     tally: Tally,
     payloads: Payloads,
     buffer: Vec<u8>,
@@ -142,6 +153,7 @@ impl Worker {
         Self {
             poll,
             connections: Connections::new(&plan),
+            sources: Sources::new(plan.sources.clone(), plan.worker, plan.workers),
             clients,
             tally: Tally::default(),
             payloads: Payloads::new(plan.payload, plan.samples.as_deref()),

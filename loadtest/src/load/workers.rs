@@ -3,11 +3,14 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::LoadError;
 use crate::control::{Order, Word};
 use crate::plan::Plan;
+
+/// How long workers have for their own end.
+const PARTING: Duration = Duration::from_secs(5);
 
 /// The worker processes of a run; they end with it.
 pub(super) struct Workers {
@@ -98,7 +101,14 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        for (child, _) in &mut self.processes {
+        let deadline = Instant::now() + PARTING;
+        let (children, orders): (Vec<_>, Vec<_>) = self.processes.drain(..).unzip();
+        // Nobody gives orders any more: they close their streams in their own way, and end.
+        drop(orders);
+        for mut child in children {
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             // One that ended by itself cannot be killed, and need not be.
             let _ = child.kill();
             let _ = child.wait();

@@ -101,14 +101,10 @@ impl Worker {
             // A balancer would spread those who come back: all clients of one node must not meet on the next.
             _ => addresses[fastrand::usize(0..addresses.len())],
         };
-        let from = match self.plan.sources.len() {
-            0 => None,
-            sources => Some(self.plan.sources[(client.number / 7) as usize % sources]),
-        };
         client.turns += 1;
         client.connect_began = clock::now();
         client.state = State::Connecting;
-        match socket::connect(to, from) {
+        match self.sources.connect(to) {
             Ok(mut socket) => {
                 let interest = Interest::READABLE | Interest::WRITABLE;
                 let token = Token(at as usize);

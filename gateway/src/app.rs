@@ -15,21 +15,26 @@ use tracing::{debug, error, info, warn};
 
 use crate::broker::Broker;
 use crate::broker::memory::{MemoryBroker, MemoryConfig};
-use crate::broker::redis::{RedisBroker, RedisConfig, Retention};
+use crate::broker::redis::{RedisBroker, RedisConfig, RedisMetrics, Retention};
 use crate::config::Config;
-use crate::drain::{DrainTimes, Lifecycle, Phase, StopSignals, drain};
+use crate::drain::{DrainTimes, Lifecycle, Phase, ReloadSignal, StopSignals, drain};
 use crate::http::admin::Admin;
 use crate::http::encoding::ChunkedEncoder;
 use crate::http::listener::{self, ListenError};
 use crate::http::metrics::HttpMetrics;
 use crate::http::{self, HttpConfig, PublishRules, Site};
-use crate::hub::{HubConfig, Inlets, Node, Shard, ShardId, Supply};
-use crate::metrics::{register_hub, register_redis};
+use crate::hub::{HubConfig, Inlets, Node, Shard, ShardId, Supply, Times};
+use crate::metrics::{register_hub, register_process};
+use crate::notify::{notify, reloading};
+use crate::reload::{Live, Reload};
 
 /// Items that a broker may be ahead of a shard.
 const INLET_CAPACITY: usize = 1024;
 /// Accepted sockets that may wait for a shard.
 const SOCKETS_CAPACITY: usize = 256;
+/// One in so many of the open files that the process may have is for its own use, and for answers to whom it
+/// does not let in.
+const OWN_FILES: u64 = 32;
 /// Connections of operators that may wait to be accepted.
 const ADMIN_BACKLOG: u32 = 64;
 
@@ -62,22 +67,24 @@ impl Listeners {
 pub async fn run(
     config: Config,
     listeners: Listeners,
+    mut reload: Reload,
     started: impl FnOnce(),
 ) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen().context("signals cannot be listened for")?;
-    raise_file_limit();
+    let mut hangup = ReloadSignal::listen().context("signals cannot be listened for")?;
+    let files = raise_file_limit();
     let count = config.shard_count();
     let (inlets, outlets): (Inlets, Vec<_>) =
         (0..count).map(|_| mpsc::channel(INLET_CAPACITY)).unzip();
     let registry = Registry::new();
     let broker = broker(&config, inlets, &registry)?;
-    let node = Node::new(count);
-    let metrics = Arc::new(register(&registry, &node).context("metrics cannot be registered")?);
     let lifecycle = Lifecycle::default();
+    let (node, metrics) =
+        register(&registry, count, &lifecycle).context("metrics cannot be registered")?;
 
     let (fault, mut faults) = mpsc::channel(1);
     let mut shards = Vec::with_capacity(count);
-    let http = Arc::new(http_config(&config));
+    let http = Arc::new(http_config(&config, files));
     for (id, inlet) in outlets.into_iter().enumerate() {
         let parts = Parts {
             id,
@@ -106,6 +113,7 @@ pub async fn run(
         registry,
         lifecycle: lifecycle.clone(),
         strict: config.drain.readiness_strict,
+        log: reload.log().clone(),
     };
     listener::tune(&listeners.clients, config.stream.send_buffer)
         .context("the listening socket cannot be set up")?;
@@ -122,6 +130,7 @@ pub async fn run(
     let stop = async {
         let name = signals.next().await;
         info!(signal = name, "The node stops.");
+        notify("STOPPING=1");
         let times = DrainTimes {
             delay: config.drain.delay,
             spread: config.drain.spread,
@@ -143,7 +152,20 @@ pub async fn run(
         "The node serves."
     );
     started();
+    notify("READY=1");
+    let reloads = async {
+        loop {
+            hangup.next().await;
+            notify(&reloading());
+            reload.again(|config| {
+                http.publish.set(publish_rules(config));
+                http.max_streams.set(max_streams(config, files));
+            });
+            notify("READY=1");
+        }
+    };
     tokio::select! {
+        () = reloads => {}
         left = stop => match left {
             0 => info!("The node has stopped."),
             left => warn!(left, "The node has stopped; what was left was cut off."),
@@ -343,9 +365,9 @@ fn broker(config: &Config, inlets: Inlets, registry: &Registry) -> anyhow::Resul
         max_bytes: publish.max_bytes,
         idempotency_window: publish.idempotency_window,
     };
-    let redis = RedisBroker::start(redis, inlets).context("the Redis broker cannot start")?;
-    register_redis(registry, redis.metrics().clone()).context("metrics cannot be registered")?;
-    Ok(redis)
+    let metrics = RedisMetrics::register(registry).context("metrics cannot be registered")?;
+    let redis = RedisBroker::start(redis, inlets, metrics);
+    Ok(redis.context("the Redis broker cannot start")?)
 }
 
 /// For the log: where events come from, without user and password.
@@ -373,39 +395,59 @@ fn hub_config(config: &Config, shards: usize) -> HubConfig {
         lag_timeout: stream.lag_timeout,
         history_page: stream.history_page,
         unclean_close: config.http.unclean_close,
+        max_rooms: config.limits.rooms,
+        max_age: stream.max_age,
+        access: config.log.access,
     }
 }
 
-fn http_config(config: &Config) -> HttpConfig {
-    let (http, publish, dev) = (&config.http, &config.publish, config.dev_mode());
+/// `files` is the limit of open files.
+fn http_config(config: &Config, files: Option<u64>) -> HttpConfig {
+    let (http, dev) = (&config.http, config.dev_mode());
     HttpConfig {
         node: config.node.clone(),
         path_prefix: http.path_prefix.clone(),
         allowed_origins: http.allowed_origins.clone(),
         head_timeout: http.head_timeout,
         max_head_bytes: http.max_head_bytes,
+        max_streams: Live::new(max_streams(config, files)),
         demo: dev,
-        publish: PublishRules {
-            open: dev,
-            keys: publish.keys.clone(),
-            open_rooms: publish.open_rooms.clone(),
-            max_bytes: publish.max_bytes,
-        },
+        publish: Live::new(publish_rules(config)),
     }
 }
 
-fn register(registry: &Registry, node: &Node) -> prometheus::Result<HttpMetrics> {
-    #[cfg(target_os = "linux")]
-    registry.register(Box::new(
-        prometheus::process_collector::ProcessCollector::for_self(),
-    ))?;
+fn publish_rules(config: &Config) -> PublishRules {
+    let publish = &config.publish;
+    PublishRules {
+        open: config.dev_mode(),
+        keys: publish.keys.clone(),
+        open_rooms: publish.open_rooms.clone(),
+        max_bytes: publish.max_bytes,
+    }
+}
+
+/// Connections that the node may hold, of so many open files.
+fn max_streams(config: &Config, files: Option<u64>) -> usize {
+    match (config.limits.streams, files) {
+        (0, Some(files)) => usize::try_from(files - files / OWN_FILES).unwrap_or(usize::MAX),
+        (streams, _) => streams,
+    }
+}
+
+fn register(
+    registry: &Registry,
+    shards: usize,
+    lifecycle: &Lifecycle,
+) -> prometheus::Result<(Node, Arc<HttpMetrics>)> {
+    let node = Node::new(shards, Times::register(registry)?);
+    register_process(registry, shards, lifecycle.clone())?;
     register_hub(registry, node.clone())?;
-    HttpMetrics::register(registry)
+    Ok((node, Arc::new(HttpMetrics::register(registry)?)))
 }
 
 /// Every stream is a descriptor, and common soft limits are 1,024: takes all that the hard limit
-/// allows.
-fn raise_file_limit() {
+/// allows, and gives what there is then; `None` is no limit.
+fn raise_file_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -417,4 +459,5 @@ fn raise_file_limit() {
     {
         warn!(%error, limit = limit.current, "The limit of open files, and so of streams, could not be raised.");
     }
+    getrlimit(Resource::Nofile).current
 }

@@ -92,6 +92,14 @@ pub enum Command {
     CheckConfig,
     /// Print the whole configuration as TOML, with secrets hidden
     PrintConfig,
+    /// Ask a gateway that runs on this machine whether it lives: 0 if it does, 1 if not
+    ///
+    /// Takes the admin address from the same configuration as the gateway.
+    Healthcheck {
+        /// Ask whether it is ready for clients instead
+        #[arg(long)]
+        ready: bool,
+    },
     /// Print a completion script
     #[command(
         after_help = "Example:\n  sse-gateway completions bash > ~/.local/share/bash-completion/completions/sse-gateway"

@@ -86,6 +86,8 @@ pub struct Config {
     pub retention: Retention,
     /// Open streams.
     pub stream: Stream,
+    /// How much a node takes on.
+    pub limits: Limits,
     /// The orderly stop.
     pub drain: Drain,
 }
@@ -127,6 +129,8 @@ pub struct Log {
     pub level: String,
     /// How lines look.
     pub format: LogFormat,
+    /// A line for each stream that opens or ends.
+    pub access: bool,
 }
 
 /// How log lines look.
@@ -229,6 +233,19 @@ pub struct Stream {
     pub history_page: usize,
     /// `SO_SNDBUF` of a stream's socket.
     pub send_buffer: usize,
+    /// Age at which a stream is closed, so that its client comes back elsewhere; zero for never.
+    #[serde(with = "values::duration")]
+    pub max_age: Duration,
+}
+
+/// `[limits]`: how much a node takes on.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// Connections, streams and others; 0 is what the limit of open files allows.
+    pub streams: usize,
+    /// Rooms of each shard; 0 for no limit.
+    pub rooms: usize,
 }
 
 /// `[drain]`: the orderly stop.

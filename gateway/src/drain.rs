@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tracing::info;
 
 /// Where the process is on its way to the end. Only ever moves down this list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +59,26 @@ pub struct StopSignals {
     interrupt: Signal,
 }
 
+/// SIGHUP, which reloads the configuration.
+#[derive(Debug)]
+pub struct ReloadSignal(Signal);
+
+impl ReloadSignal {
+    /// Listens from now on; before, the signal ends the process.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn listen() -> std::io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        // Ends only with the runtime.
+        let _ = self.0.recv().await;
+    }
+}
+
 impl StopSignals {
     /// Listens from now on; before, a signal ends the process.
     ///
@@ -102,9 +123,11 @@ pub async fn drain(
     left: impl Fn() -> usize,
 ) -> usize {
     lifecycle.enter(Phase::Unready);
+    info!(phase = "unready", delay = ?times.delay, "Load balancers are told to look elsewhere.");
     let phases = async {
         tokio::time::sleep(times.delay).await;
         lifecycle.enter(Phase::Closing);
+        info!(phase = "closing", left = left(), spread = ?times.spread, "Streams are closed.");
         close(times.spread);
         while left() > 0 {
             tokio::time::sleep(LOOK).await;

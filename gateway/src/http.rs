@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -15,6 +15,7 @@ use protocol::RoomName;
 use crate::broker::Broker;
 use crate::drain::Lifecycle;
 use crate::hub::{Node, ShardHandle};
+use crate::reload::Live;
 
 pub mod admin;
 mod body;
@@ -58,10 +59,12 @@ pub struct HttpConfig {
     pub head_timeout: Duration,
     /// Size of a request head.
     pub max_head_bytes: usize,
+    /// Connections of this node, streams and others; 0 for no limit.
+    pub max_streams: Live<usize>,
     /// The demo page is served.
     pub demo: bool,
     /// Who may publish.
-    pub publish: PublishRules,
+    pub publish: Live<PublishRules>,
 }
 
 /// What every request of one shard needs.
@@ -148,6 +151,7 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let began = Instant::now();
     let (parts, body) = request.into_parts();
     let caller = Caller::judge(
         &parts.method,
@@ -168,7 +172,8 @@ where
         Ok(Outcome::Answer(response)) => response,
         Err(failure) => failure.into_response(),
     };
-    site.metrics.answered(route, response.status());
+    site.metrics
+        .answered(route, response.status(), began.elapsed());
     let headers = response.headers_mut();
     headers
         .entry(header::VARY)
@@ -226,12 +231,11 @@ where
                 // Read to its end, so that it is not taken for the next request.
                 publish::read_body(body, MAX_SUBSCRIBE_BODY).await?;
                 let wish = Wish::read(&parts.headers, parts.uri.query().unwrap_or_default());
-                Ok(Outcome::Stream(Opening::new(
-                    room,
-                    wish,
-                    parts.version,
-                    caller,
-                )))
+                let mut opening = Opening::new(room, wish, parts.version, caller);
+                if is_full(site) {
+                    opening.refused = Some("limit");
+                }
+                Ok(Outcome::Stream(opening))
             }
             _ => {
                 *route = Route::Publish;
@@ -239,6 +243,12 @@ where
             }
         },
     }
+}
+
+/// Whether the node holds as many connections as it may.
+fn is_full(site: &Site) -> bool {
+    let most = *site.config.max_streams.get();
+    most > 0 && site.node.streams() + site.metrics.connections() > most
 }
 
 async fn post<B>(
@@ -251,7 +261,7 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let rules = &site.config.publish;
+    let rules = site.config.publish.get();
     rules.check(&room, &parts.headers)?;
     let event = publish::read_event(&parts.headers, body, rules.max_bytes).await?;
     let published = site.broker.publish(room, event).await?;

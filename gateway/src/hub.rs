@@ -7,8 +7,10 @@ use futures_util::future::BoxFuture;
 use protocol::{Event, EventId, RoomName};
 use tokio::sync::mpsc;
 
+mod access;
 mod catchup;
 mod heartbeat;
+mod leaving;
 mod log;
 mod node;
 mod resume;
@@ -19,9 +21,11 @@ mod subscriber;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod times;
 
 pub use node::{HubCounters, Node};
 pub use shard::{Shard, ShardHandle};
+pub use times::Times;
 
 /// Which worker thread of this node, from 0.
 pub type ShardId = usize;
@@ -215,6 +219,8 @@ pub struct Subscription {
     pub head: Vec<u8>,
     /// Heartbeats are named events instead of comments.
     pub heartbeat_events: bool,
+    /// Not let in: told so, and closed.
+    pub refused: Option<&'static str>,
 }
 
 /// An event that the gateway itself sends.
@@ -280,4 +286,10 @@ pub struct HubConfig {
     pub history_page: usize,
     /// Whether streams end without a final chunk.
     pub unclean_close: bool,
+    /// Rooms of this shard; 0 for no limit.
+    pub max_rooms: usize,
+    /// A stream that is open for longer is closed, up to a quarter of it earlier; zero for never.
+    pub max_age: std::time::Duration,
+    /// Whether a line is logged for each stream that opens or ends.
+    pub access: bool,
 }

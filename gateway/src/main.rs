@@ -7,7 +7,8 @@ use anyhow::Context;
 use gateway::app::{self, Listeners};
 use gateway::cli::{self, Cli, Command, EXIT_FAILURE, EXIT_USAGE, Stop};
 use gateway::config::{self, Config, Loaded};
-use gateway::{banner, telemetry};
+use gateway::reload::Reload;
+use gateway::{banner, healthcheck, telemetry};
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
@@ -30,22 +31,32 @@ fn main() -> ExitCode {
                 .for_each(|warning| eprintln!("warning: {warning}"));
             return print("the configuration can be used\n");
         }
+        Some(Command::Healthcheck { ready }) => {
+            let path = if ready { "/readyz" } else { "/livez" };
+            return match healthcheck::ask(config.admin_addr(), path) {
+                Ok(answer) => print(&format!("{}\n", answer.trim())),
+                Err(sentence) => fail(EXIT_FAILURE, &sentence),
+            };
+        }
         Some(Command::Completions { .. }) | None => {}
     }
-    if let Err(error) = telemetry::init(&config.log.level, config.log.format) {
-        return fail(EXIT_USAGE, &error.to_string());
-    }
+    let log = match telemetry::init(&config.log.level, config.log.format) {
+        Ok(log) => log,
+        Err(error) => return fail(EXIT_USAGE, &error.to_string()),
+    };
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
-    match serve(config) {
+    let load = Box::new(move || config::load(&cli, variables()));
+    let reload = Reload::new(load, log, config.clone());
+    match serve(config, reload) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(EXIT_FAILURE, &format!("{error:#}")),
     }
 }
 
 /// Takes the addresses, then runs until the node is told to stop.
-fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(config: Config, reload: Reload) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&config)?;
     let banner = banner::text(
         &config,
@@ -56,7 +67,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the runtime cannot start")?;
-    runtime.block_on(app::run(config, listeners, || show(&banner)))
+    runtime.block_on(app::run(config, listeners, reload, || show(&banner)))
 }
 
 /// Variables that are not text are nobody's settings.

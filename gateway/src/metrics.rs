@@ -1,50 +1,197 @@
 //! Counts that other parts keep as plain numbers, read when they are asked for.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::{IntCounter, IntGauge, Opts, Registry};
 
-use crate::broker::redis::RedisMetrics;
+use crate::drain::{Lifecycle, Phase};
 use crate::hub::{HubCounters, Node};
 
-/// Finds a number in what was read.
-type Count<T> = fn(&T) -> u64;
-
-/// Reads a source and shows parts of what it read.
-struct Readings<T> {
-    read: Box<dyn Fn() -> T + Send + Sync>,
-    counters: Vec<(IntCounter, Count<T>)>,
-    gauges: Vec<(IntGauge, Count<T>)>,
+/// A number: what it is called and means, and where it is in what was read.
+struct Part<T> {
+    name: &'static str,
+    label: Option<(&'static str, &'static str)>,
+    help: &'static str,
+    read: fn(&T) -> u64,
 }
 
-/// What a number means, and where it is.
-type Part<T> = (&'static str, &'static str, Count<T>);
+/// A number that stands alone.
+const fn part<T>(name: &'static str, help: &'static str, read: fn(&T) -> u64) -> Part<T> {
+    Part {
+        name,
+        label: None,
+        help,
+        read,
+    }
+}
 
-impl<T: 'static> Readings<T> {
+/// One of several with the same name.
+const fn part_of<T>(
+    name: &'static str,
+    label: (&'static str, &'static str),
+    help: &'static str,
+    read: fn(&T) -> u64,
+) -> Part<T> {
+    Part {
+        name,
+        label: Some(label),
+        help,
+        read,
+    }
+}
+
+const CLOSED: &str = "Event streams that ended, by why: the client went (client), it did not read (lag), the node stops (drain), its age (age), or it was not let in (limit).";
+const RESETS: &str =
+    "stream.reset events sent, one for each stream, by why continuity could not be proved.";
+const RESUMES: &str = "Resumed positions by what answered them: the recent events of this node, or a read of the stream.";
+
+const HUB_COUNTERS: &[Part<HubCounters>] = &[
+    part("streams_opened_total", "Event streams opened.", |c| {
+        c.streams_opened
+    }),
+    part_of("streams_closed_total", ("reason", "client"), CLOSED, |c| {
+        c.closed_client
+    }),
+    part_of("streams_closed_total", ("reason", "lag"), CLOSED, |c| {
+        c.closed_lag
+    }),
+    part_of("streams_closed_total", ("reason", "drain"), CLOSED, |c| {
+        c.closed_drain
+    }),
+    part_of("streams_closed_total", ("reason", "age"), CLOSED, |c| {
+        c.closed_age
+    }),
+    part_of("streams_closed_total", ("reason", "limit"), CLOSED, |c| {
+        c.closed_limit
+    }),
+    part(
+        "events_total",
+        "Events that reached a room, counted once for each shard that has the room.",
+        |c| c.events_appended,
+    ),
+    part(
+        "deliveries_total",
+        "Events times the streams that they were due to.",
+        |c| c.deliveries,
+    ),
+    part(
+        "writes_total",
+        "Writes to streams. Fewer than deliveries: one write carries all that is due.",
+        |c| c.writes,
+    ),
+    part("written_bytes_total", "Bytes written to streams.", |c| {
+        c.bytes_written
+    }),
+    part_of("resets_total", ("reason", "trimmed"), RESETS, |c| {
+        c.resets_trimmed
+    }),
+    part_of("resets_total", ("reason", "unknown"), RESETS, |c| {
+        c.resets_unknown
+    }),
+    part_of("resets_total", ("reason", "future"), RESETS, |c| {
+        c.resets_future
+    }),
+    part_of("resets_total", ("reason", "malformed"), RESETS, |c| {
+        c.resets_malformed
+    }),
+    part_of("resets_total", ("reason", "deleted"), RESETS, |c| {
+        c.resets_deleted
+    }),
+    part_of("resets_total", ("reason", "fork"), RESETS, |c| {
+        c.resets_fork
+    }),
+    part_of("resumes_total", ("source", "log"), RESUMES, |c| {
+        c.resumes_log
+    }),
+    part_of("resumes_total", ("source", "broker"), RESUMES, |c| {
+        c.resumes_broker
+    }),
+    part(
+        "lagged_total",
+        "Times a stream fell behind the recent events of its room and went on from the broker.",
+        |c| c.lagging,
+    ),
+    part(
+        "room_log_evicted_total",
+        "Events that left the recent events of a room.",
+        |c| c.log_evicted,
+    ),
+];
+
+const HUB_GAUGES: &[Part<HubCounters>] = &[
+    part("streams_open", "Event streams open now.", |c| {
+        c.streams_open
+    }),
+    part(
+        "rooms",
+        "Rooms with a subscriber, counted once for each shard.",
+        |c| c.rooms,
+    ),
+    part(
+        "room_log_bytes",
+        "Bytes of recent events that this node keeps.",
+        |c| c.log_bytes,
+    ),
+    part(
+        "streams_stalled",
+        "Event streams that take no bytes now while some are due.",
+        |c| c.stalled,
+    ),
+    part(
+        "stalled_bytes",
+        "Bytes that stalled streams are behind, all together.",
+        |c| c.stalled_bytes,
+    ),
+];
+
+const PHASES: &str = "1 for the phase in which the node is: running, unready (told to stop, still serving), closing (streams are closed).";
+
+const PHASE_GAUGES: &[Part<Phase>] = &[
+    part_of("phase", ("phase", "running"), PHASES, |phase| {
+        u64::from(*phase == Phase::Serving)
+    }),
+    part_of("phase", ("phase", "unready"), PHASES, |phase| {
+        u64::from(*phase == Phase::Unready)
+    }),
+    part_of("phase", ("phase", "closing"), PHASES, |phase| {
+        u64::from(*phase == Phase::Closing)
+    }),
+];
+
+/// Reads a source and shows parts of what it read.
+struct Readings<T: 'static> {
+    read: Box<dyn Fn() -> T + Send + Sync>,
+    counters: Vec<(IntCounter, &'static Part<T>)>,
+    gauges: Vec<(IntGauge, &'static Part<T>)>,
+}
+
+impl<T> Readings<T> {
     fn register(
         registry: &Registry,
         read: impl Fn() -> T + Send + Sync + 'static,
-        counters: &[Part<T>],
-        gauges: &[Part<T>],
+        counters: &'static [Part<T>],
+        gauges: &'static [Part<T>],
     ) -> prometheus::Result<()> {
-        let mut readings = Self {
-            read: Box::new(read),
-            counters: Vec::new(),
-            gauges: Vec::new(),
+        let options = |part: &Part<T>| {
+            let options = Opts::new(format!("sse_gateway_{}", part.name), part.help);
+            match part.label {
+                Some((name, value)) => options.const_label(name, value),
+                None => options,
+            }
         };
-        for (name, help, part) in counters {
-            let counter = IntCounter::new(format!("sse_gateway_{name}_total"), *help)?;
-            readings.counters.push((counter, *part));
-        }
-        for (name, help, part) in gauges {
-            let gauge = IntGauge::new(format!("sse_gateway_{name}"), *help)?;
-            readings.gauges.push((gauge, *part));
-        }
-        registry.register(Box::new(readings))
+        let counters = counters
+            .iter()
+            .map(|part| Ok((IntCounter::with_opts(options(part))?, part)));
+        let gauges = gauges
+            .iter()
+            .map(|part| Ok((IntGauge::with_opts(options(part))?, part)));
+        registry.register(Box::new(Self {
+            read: Box::new(read),
+            counters: counters.collect::<prometheus::Result<_>>()?,
+            gauges: gauges.collect::<prometheus::Result<_>>()?,
+        }))
     }
 }
 
@@ -61,11 +208,11 @@ impl<T> Collector for Readings<T> {
         let mut families = Vec::with_capacity(self.counters.len() + self.gauges.len());
         for (metric, part) in &self.counters {
             // Brought up to the source's own count: scrapes come one at a time, from one thread.
-            metric.inc_by(part(&now).saturating_sub(metric.get()));
+            metric.inc_by((part.read)(&now).saturating_sub(metric.get()));
             families.extend(metric.collect());
         }
         for (metric, part) in &self.gauges {
-            metric.set(i64::try_from(part(&now)).unwrap_or(i64::MAX));
+            metric.set(i64::try_from((part.read)(&now)).unwrap_or(i64::MAX));
             families.extend(metric.collect());
         }
         families
@@ -85,128 +232,32 @@ impl<T> fmt::Debug for Readings<T> {
 /// # Errors
 /// The names are taken.
 pub fn register_hub(registry: &Registry, node: Node) -> prometheus::Result<()> {
-    let counters: &[Part<HubCounters>] = &[
-        ("streams_opened", "Event streams opened.", |c| {
-            c.streams_opened
-        }),
-        (
-            "streams_closed",
-            "Event streams closed, for whatever reason.",
-            |c| c.streams_closed,
-        ),
-        ("events", "Events that reached a room of this node.", |c| {
-            c.events_appended
-        }),
-        ("writes", "Writes that carried events to streams.", |c| {
-            c.writes
-        }),
-        ("written_bytes", "Bytes written to streams.", |c| {
-            c.bytes_written
-        }),
-        (
-            "resets",
-            "stream.reset events sent, one for each stream.",
-            |c| c.resets,
-        ),
-        (
-            "resumes_log",
-            "Resumes answered by the recent events of this node.",
-            |c| c.resumes_log,
-        ),
-        (
-            "resumes_broker",
-            "Resumes that needed a read from the broker.",
-            |c| c.resumes_broker,
-        ),
-        (
-            "lagging",
-            "Streams that fell behind the recent events of their room.",
-            |c| c.lagging,
-        ),
-        (
-            "lag_closed",
-            "Streams closed because they did not read.",
-            |c| c.lag_closed,
-        ),
-    ];
-    let gauges: &[Part<HubCounters>] = &[
-        ("streams_open", "Event streams open now.", |c| {
-            c.streams_open
-        }),
-        (
-            "rooms",
-            "Rooms with a subscriber, counted once for each shard.",
-            |c| c.rooms,
-        ),
-        (
-            "room_log_bytes",
-            "Bytes of recent events that this node keeps.",
-            |c| c.log_bytes,
-        ),
-    ];
-    Readings::register(registry, move || node.counters(), counters, gauges)
+    Readings::register(registry, move || node.counters(), HUB_COUNTERS, HUB_GAUGES)
 }
 
-/// Registers the Redis broker's counts.
+/// Registers what the process is, and where it is on its way to the end.
 ///
 /// # Errors
 /// The names are taken.
-pub fn register_redis(registry: &Registry, metrics: Arc<RedisMetrics>) -> prometheus::Result<()> {
-    fn get(counter: &AtomicU64) -> u64 {
-        counter.load(Ordering::Relaxed)
-    }
-    let counters: &[Part<Arc<RedisMetrics>>] = &[
-        (
-            "redis_events_function",
-            "Stored events that came whole on a channel.",
-            |m| get(&m.events_function),
-        ),
-        (
-            "redis_events_stream",
-            "Stored events that were read from a stream.",
-            |m| get(&m.events_stream),
-        ),
-        (
-            "redis_events_ephemeral",
-            "Events that are not stored.",
-            |m| get(&m.events_ephemeral),
-        ),
-        (
-            "redis_malformed",
-            "Channel messages that could not be understood.",
-            |m| get(&m.malformed),
-        ),
-        (
-            "redis_skipped",
-            "Stored entries that cannot be delivered.",
-            |m| get(&m.skipped),
-        ),
-        (
-            "redis_holes",
-            "Messages that did not follow the last one of their room.",
-            |m| get(&m.holes),
-        ),
-        (
-            "redis_range_reads",
-            "Range reads of streams, whatever for.",
-            |m| get(&m.range_reads),
-        ),
-        (
-            "redis_reconnects",
-            "Times the subscriptions had to be made anew.",
-            |m| get(&m.reconnects),
-        ),
-        ("redis_commands", "Commands sent.", |m| get(&m.commands)),
-        (
-            "redis_command_failures",
-            "Batches of commands that got no answer.",
-            |m| get(&m.command_failures),
-        ),
-        ("redis_resets", "Rooms whose continuity broke.", |m| {
-            get(&m.resets)
-        }),
-    ];
-    Readings::register(registry, move || metrics.clone(), counters, &[])
+pub fn register_process(
+    registry: &Registry,
+    shards: usize,
+    lifecycle: Lifecycle,
+) -> prometheus::Result<()> {
+    let build = IntGauge::with_opts(
+        Opts::new("sse_gateway_build_info", "1, with the version as a label.")
+            .const_label("version", env!("CARGO_PKG_VERSION")),
+    )?;
+    build.set(1);
+    registry.register(Box::new(build))?;
+    let count = IntGauge::new("sse_gateway_shards", "Threads that hold streams.")?;
+    count.set(i64::try_from(shards).unwrap_or(i64::MAX));
+    registry.register(Box::new(count))?;
+    #[cfg(target_os = "linux")]
+    registry.register(Box::new(
+        prometheus::process_collector::ProcessCollector::for_self(),
+    ))?;
+    Readings::register(registry, move || lifecycle.phase(), &[], PHASE_GAUGES)
 }
 
 #[cfg(test)]
@@ -215,18 +266,19 @@ mod tests {
 
     #[test]
     fn shows_the_source_as_it_is_now() {
-        let registry = Registry::new();
-        let metrics = Arc::new(RedisMetrics::default());
-        register_redis(&registry, metrics.clone()).unwrap();
-        let holes = || {
-            let families = registry.gather();
-            let family = families
-                .iter()
-                .find(|family| family.name() == "sse_gateway_redis_holes_total");
-            family.unwrap().get_metric()[0].get_counter().get_value()
+        let (registry, lifecycle) = (Registry::new(), Lifecycle::default());
+        register_process(&registry, 2, lifecycle.clone()).unwrap();
+        let phase = || {
+            let text = prometheus::TextEncoder::new()
+                .encode_to_string(&registry.gather())
+                .unwrap();
+            let now = text
+                .lines()
+                .filter(|line| line.starts_with("sse_gateway_phase{") && line.ends_with(" 1"));
+            now.map(str::to_owned).collect::<Vec<_>>()
         };
-        assert_eq!(holes(), 0.0);
-        metrics.holes.store(3, Ordering::Relaxed);
-        assert_eq!((holes(), holes()), (3.0, 3.0));
+        assert_eq!(phase(), ["sse_gateway_phase{phase=\"running\"} 1"]);
+        lifecycle.enter(Phase::Closing);
+        assert_eq!(phase(), ["sse_gateway_phase{phase=\"closing\"} 1"]);
     }
 }

@@ -2,8 +2,10 @@
 
 use std::io::{IsTerminal, stderr};
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry, reload};
 
 use crate::config::LogFormat;
 
@@ -18,6 +20,31 @@ pub enum TelemetryError {
     /// Something else in this process logs already.
     #[error("logging was started twice")]
     Twice,
+    /// Logging has ended.
+    #[error("there is no log any more")]
+    Gone,
+}
+
+/// What is logged, while it can be changed. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct LogFilter(reload::Handle<EnvFilter, Registry>);
+
+impl LogFilter {
+    /// The filter now.
+    #[must_use]
+    pub fn get(&self) -> String {
+        let filter = self.0.with_current(ToString::to_string);
+        filter.unwrap_or_default()
+    }
+
+    /// Another one from now on.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn set(&self, level: &str) -> Result<(), TelemetryError> {
+        let filter = filter(level)?;
+        self.0.reload(filter).map_err(|_| TelemetryError::Gone)
+    }
 }
 
 /// Starts logging for the whole process.
@@ -25,29 +52,30 @@ pub enum TelemetryError {
 /// # Errors
 ///
 /// A filter that cannot be read, or a second start.
-pub fn init(level: &str, format: LogFormat) -> Result<(), TelemetryError> {
+pub fn init(level: &str, format: LogFormat) -> Result<LogFilter, TelemetryError> {
     let terminal = stderr().is_terminal();
     let json = match format {
         LogFormat::Auto => !terminal,
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter(level)?)
-        .with_writer(stderr);
-    let started = if json {
+    let (filter, handle) = reload::Layer::new(filter(level)?);
+    let lines = fmt::layer().with_writer(stderr);
+    let lines = if json {
         lines
             .json()
             .flatten_event(true)
             .with_current_span(false)
-            .try_init()
+            .boxed()
     } else {
         lines
             .with_ansi(terminal && !no_color())
             .with_target(false)
-            .try_init()
+            .boxed()
     };
-    started.map_err(|_| TelemetryError::Twice)
+    let started = registry().with(filter).with(lines).try_init();
+    started.map_err(|_| TelemetryError::Twice)?;
+    Ok(LogFilter(handle))
 }
 
 /// Whether colours are unwanted: <https://no-color.org>, where any value but the empty one counts.

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use gateway::http::encoding::ChunkedEncoder;
 use gateway::hub::{
     Framing, History, HistoryError, HistoryQuery, HubConfig, Item, Node, Position, Shard, ShardId,
-    Subscription, Supply, Upstream,
+    Subscription, Supply, Times, Upstream,
 };
 use protocol::{Event, EventId, RoomName};
 use tokio::runtime::{Builder, Runtime};
@@ -72,7 +72,7 @@ impl House {
     pub fn new(subscribers: usize, log_entries: usize) -> anyhow::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let local = LocalSet::new();
-        let node = Node::new(1);
+        let node = Node::new(1, Times::register(&prometheus::Registry::new())?);
         let config = HubConfig {
             heartbeat: Duration::from_secs(3600),
             log_bytes: 1 << 20,
@@ -82,6 +82,9 @@ impl House {
             lag_timeout: Duration::from_secs(3600),
             history_page: 256,
             unclean_close: true,
+            max_rooms: 0,
+            max_age: Duration::ZERO,
+            access: false,
         };
         let room = RoomName::parse("bench")?;
         let (inlet, outlet) = mpsc::channel(64);
@@ -103,6 +106,7 @@ impl House {
                 framing: Framing::Chunked,
                 head: b"head".to_vec(),
                 heartbeat_events: false,
+                refused: None,
             });
         }
         let mut house = Self {

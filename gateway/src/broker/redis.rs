@@ -36,6 +36,7 @@ mod skips;
 mod status;
 mod upkeep;
 
+use metrics::Purpose;
 pub use metrics::RedisMetrics;
 
 /// How to reach and use Redis.
@@ -120,17 +121,22 @@ impl RedisBroker {
     ///
     /// # Errors
     /// The URL is not one, or the thread cannot be started.
-    pub fn start(config: RedisConfig, inlets: Inlets) -> anyhow::Result<Arc<Self>> {
+    pub fn start(
+        config: RedisConfig,
+        inlets: Inlets,
+        metrics: RedisMetrics,
+    ) -> anyhow::Result<Arc<Self>> {
         let info = config.url.as_str().into_connection_info()?;
         let settings = redis::io::tcp::TcpSettings::default().set_nodelay(true);
         let info = info.set_tcp_settings(settings);
-        let (commands, queue) = Commands::queue();
+        let metrics = Arc::new(metrics);
+        let (commands, queue) = Commands::queue(metrics.clone());
         let shared = Arc::new(Shared {
             keys: Keys::new(&config.prefix),
             database: info.redis_settings().db(),
             info,
             commands,
-            metrics: Arc::default(),
+            metrics,
             skips: Skips::default(),
             status: Status::default(),
             config,
@@ -148,12 +154,6 @@ impl RedisBroker {
             flights: Flights::default(),
             requests,
         }))
-    }
-
-    /// Its counters.
-    #[must_use]
-    pub fn metrics(&self) -> &Arc<RedisMetrics> {
-        &self.shared.metrics
     }
 }
 
@@ -228,7 +228,7 @@ async fn room_info(shared: &Shared, room: &RoomName) -> Result<RoomInfo, BrokerE
     subscribed.arg("NUMSUB").arg(&key);
     let mut answers = shared
         .commands
-        .run(vec![info, subscribed], true)
+        .run(Purpose::Info, vec![info, subscribed], true)
         .await?
         .into_iter();
     let found = match answers.next().unwrap_or(Value::Nil) {

@@ -224,6 +224,7 @@ fn times(config: &Config) -> Result<(), ConfigError> {
         ),
         ("stream.lag_timeout", stream.lag_timeout, 100 * ms, hour),
         ("drain.grace", drain.grace, Duration::ZERO, hour),
+        ("stream.max_age", stream.max_age, Duration::ZERO, year),
     ];
     for (key, value, least, most) in ranges {
         rule((least..=most).contains(&value), || {

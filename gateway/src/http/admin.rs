@@ -1,10 +1,11 @@
-//! The operators' listener: `/livez`, `/readyz` and `/metrics`.
+//! The operators' listener: `/livez`, `/readyz`, `/metrics` and `/log`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -12,12 +13,16 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Registry, TextEncoder};
 use serde_json::json;
 use tokio::net::TcpStream;
-use tracing::{trace, warn};
+use tracing::{info, trace, warn};
 
 use super::body::Answer;
 use super::error::{self, Failure};
 use crate::broker::{Broker, BrokerStatus};
 use crate::drain::{Lifecycle, Phase};
+use crate::telemetry::LogFilter;
+
+/// Bytes of a filter for the log.
+const MAX_LOG_FILTER: usize = 4096;
 
 /// What the operators' listener reads.
 #[derive(Clone)]
@@ -30,13 +35,21 @@ pub struct Admin {
     pub lifecycle: Lifecycle,
     /// Unready whenever the broker is away, not only before it was reached.
     pub strict: bool,
+    /// What is logged.
+    pub log: LogFilter,
 }
 
 /// Serves one connection.
 pub async fn serve(admin: Admin, socket: TcpStream) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = admin.answer(&request);
-        async move { Ok::<_, Infallible>(response) }
+        let admin = admin.clone();
+        async move {
+            let response = match request.uri().path() {
+                "/log" => admin.log(request).await,
+                _ => admin.answer(&request),
+            };
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -56,11 +69,38 @@ impl Admin {
             "/livez" => error::json(StatusCode::OK, &json!({ "status": "ok" })),
             "/readyz" => readiness(&self.broker.status(), self.lifecycle.phase(), self.strict),
             "/metrics" => self.metrics(),
-            _ => {
-                Failure::not_found("there is nothing at this path: try /livez, /readyz or /metrics")
-                    .into_response()
-            }
+            _ => Failure::not_found(
+                "there is nothing at this path: try /livez, /readyz, /metrics or /log",
+            )
+            .into_response(),
         }
+    }
+
+    /// What is logged, and another filter from now on: `curl -X PUT -d debug http://…/log`.
+    async fn log(&self, request: Request<Incoming>) -> Response<Answer> {
+        match *request.method() {
+            Method::GET | Method::HEAD => {}
+            Method::PUT => {
+                let Ok(level) = Limited::new(request.into_body(), MAX_LOG_FILTER)
+                    .collect()
+                    .await
+                else {
+                    return Failure::new(
+                        StatusCode::BAD_REQUEST,
+                        "the body is not a level or filter such as debug, or info,gateway::broker=debug",
+                    )
+                    .into_response();
+                };
+                let level = String::from_utf8_lossy(&level.to_bytes()).trim().to_owned();
+                if let Err(error) = self.log.set(&level) {
+                    return Failure::new(StatusCode::BAD_REQUEST, error.to_string())
+                        .into_response();
+                }
+                info!(level, "The log's filter was changed.");
+            }
+            _ => return Failure::method("GET, HEAD, PUT").into_response(),
+        }
+        error::json(StatusCode::OK, &json!({ "level": self.log.get() }))
     }
 
     fn metrics(&self) -> Response<Answer> {

@@ -142,6 +142,7 @@ fn hand_over(site: &Site, socket: Socket, opening: Opening) {
         framing,
         heartbeat_events,
         head,
+        refused,
     } = opening;
     site.shard.adopt(Subscription {
         socket,
@@ -150,6 +151,7 @@ fn hand_over(site: &Site, socket: Socket, opening: Opening) {
         framing,
         head,
         heartbeat_events,
+        refused,
     });
 }
 
@@ -168,14 +170,15 @@ mod tests {
     use crate::http::encoding::ChunkedEncoder;
     use crate::http::metrics::HttpMetrics;
     use crate::http::{HttpConfig, PublishRules};
-    use crate::hub::{HubConfig, Node, Shard};
+    use crate::hub::{HubConfig, Node, Shard, Times};
+    use crate::reload::Live;
 
     /// A shard, a broker and the HTTP side in this thread.
     fn site() -> Rc<Site> {
         let stream = crate::config::defaults().stream;
         let (inlet, outlet) = mpsc::channel(8);
         let broker = MemoryBroker::start(MemoryConfig::default(), vec![inlet]);
-        let node = Node::new(1);
+        let node = Node::new(1, Times::register(&prometheus::Registry::new()).unwrap());
         let hub = HubConfig {
             heartbeat: stream.heartbeat,
             log_bytes: stream.log_bytes,
@@ -185,6 +188,9 @@ mod tests {
             lag_timeout: stream.lag_timeout,
             history_page: stream.history_page,
             unclean_close: true,
+            max_rooms: 0,
+            max_age: Duration::ZERO,
+            access: false,
         };
         let encoder = ChunkedEncoder::new("n1".into(), Duration::ZERO, Duration::ZERO);
         let shard = Shard::new(0, hub, broker.clone(), Rc::new(encoder), &node).unwrap();
@@ -197,12 +203,13 @@ mod tests {
                 allowed_origins: Vec::new(),
                 head_timeout: Duration::from_secs(60),
                 max_head_bytes: 16384,
+                max_streams: Live::new(0),
                 demo: false,
-                publish: PublishRules {
+                publish: Live::new(PublishRules {
                     open: true,
                     max_bytes: 1 << 20,
                     ..PublishRules::default()
-                },
+                }),
             }),
             broker,
             node,

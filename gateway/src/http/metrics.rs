@@ -1,7 +1,12 @@
 //! Counts of the HTTP side, in the registry that is passed in.
 
+use std::time::Duration;
+
 use http::StatusCode;
-use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{
+    Histogram, IntCounter, Registry, register_histogram_vec_with_registry,
+    register_int_counter_vec_with_registry, register_int_counter_with_registry,
+};
 
 /// What kind of request it was: a bounded label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,28 +27,36 @@ pub enum Route {
     Other,
 }
 
-impl Route {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Stream => "stream",
-            Self::History => "history",
-            Self::Publish => "publish",
-            Self::Room => "room",
-            Self::Demo => "demo",
-            Self::Options => "options",
-            Self::Other => "other",
-        }
-    }
-}
+/// All of them, with their labels, in the order of [`Route`].
+const ROUTES: [(Route, &str); 7] = [
+    (Route::Stream, "stream"),
+    (Route::History, "history"),
+    (Route::Publish, "publish"),
+    (Route::Room, "room"),
+    (Route::Demo, "demo"),
+    (Route::Options, "options"),
+    (Route::Other, "other"),
+];
+/// Status classes, in the order of their first digit.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Bounds of the buckets of answers, in seconds.
+const BUCKETS: &[f64] = &[
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0,
+];
 
-/// Counts of the HTTP side.
+/// Counts of the HTTP side. What is looked up by label is looked up once, here.
 #[derive(Debug)]
 pub struct HttpMetrics {
-    requests: IntCounterVec,
-    /// Streams that were opened, looked up once: a herd opens thousands of them.
-    streams: IntCounter,
+    routes: Vec<RouteMetrics>,
     accepted: IntCounter,
     ended: IntCounter,
+}
+
+#[derive(Debug)]
+struct RouteMetrics {
+    requests: [IntCounter; CLASSES.len()],
+    seconds: Histogram,
 }
 
 impl HttpMetrics {
@@ -52,27 +65,35 @@ impl HttpMetrics {
     /// # Errors
     /// The names are taken.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let requests = IntCounterVec::new(
-            Opts::new(
-                "sse_gateway_http_requests_total",
-                "Requests by kind and status class.",
-            ),
+        let requests = register_int_counter_vec_with_registry!(
+            "sse_gateway_http_requests_total",
+            "Requests by kind and status class.",
             &["route", "status"],
+            registry
         )?;
-        let accepted = IntCounter::new(
+        let seconds = register_histogram_vec_with_registry!(
+            "sse_gateway_http_request_seconds",
+            "Time from a request's head to its answer, by kind; streams are not among them.",
+            &["route"],
+            BUCKETS.to_vec(),
+            registry
+        )?;
+        let accepted = register_int_counter_with_registry!(
             "sse_gateway_http_connections_accepted_total",
             "Connections accepted.",
+            registry
         )?;
-        let ended = IntCounter::new(
+        let ended = register_int_counter_with_registry!(
             "sse_gateway_http_connections_ended_total",
             "Connections that ended or became a stream.",
+            registry
         )?;
-        registry.register(Box::new(requests.clone()))?;
-        registry.register(Box::new(accepted.clone()))?;
-        registry.register(Box::new(ended.clone()))?;
+        let route = |(_, label): &(Route, &str)| RouteMetrics {
+            requests: CLASSES.map(|class| requests.with_label_values(&[*label, class])),
+            seconds: seconds.with_label_values(&[label]),
+        };
         Ok(Self {
-            streams: requests.with_label_values(&[Route::Stream.label(), "2xx"]),
-            requests,
+            routes: ROUTES.iter().map(route).collect(),
             accepted,
             ended,
         })
@@ -80,21 +101,15 @@ impl HttpMetrics {
 
     /// A stream was opened.
     pub fn stream_opened(&self) {
-        self.streams.inc();
+        self.routes[Route::Stream as usize].requests[1].inc();
     }
 
-    /// A request was answered.
-    pub fn answered(&self, route: Route, status: StatusCode) {
-        let class = match status.as_u16() / 100 {
-            1 => "1xx",
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            _ => "5xx",
-        };
-        self.requests
-            .with_label_values(&[route.label(), class])
-            .inc();
+    /// A request was answered, this long after it came.
+    pub fn answered(&self, route: Route, status: StatusCode, after: Duration) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
+        let route = &self.routes[route as usize];
+        route.requests[class].inc();
+        route.seconds.observe(after.as_secs_f64());
     }
 
     /// Counts a connection until the result is dropped.
@@ -115,5 +130,29 @@ struct Ended(IntCounter);
 impl Drop for Ended {
     fn drop(&mut self) {
         self.0.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_in_order() {
+        for (at, (route, _)) in ROUTES.iter().enumerate() {
+            assert_eq!(*route as usize, at);
+        }
+        let registry = Registry::new();
+        let metrics = HttpMetrics::register(&registry).unwrap();
+        metrics.answered(
+            Route::Publish,
+            StatusCode::TOO_MANY_REQUESTS,
+            Duration::ZERO,
+        );
+        let text = prometheus::TextEncoder::new()
+            .encode_to_string(&registry.gather())
+            .unwrap();
+        let line = "sse_gateway_http_requests_total{route=\"publish\",status=\"4xx\"} 1";
+        assert!(text.contains(line), "{text}");
     }
 }

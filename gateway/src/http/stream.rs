@@ -28,6 +28,8 @@ pub struct Opening {
     pub heartbeat_events: bool,
     /// The bytes that go first.
     pub head: Vec<u8>,
+    /// Why it is not let in.
+    pub refused: Option<&'static str>,
 }
 
 impl Opening {
@@ -49,6 +51,7 @@ impl Opening {
             framing,
             heartbeat_events: wish.heartbeat_events,
             head,
+            refused: None,
         }
     }
 }

@@ -101,7 +101,8 @@ impl State {
             return;
         };
         if let Some(offset) = room.log.seek(after).filter(|_| catch_up.proved) {
-            subscriber.place(offset, room.log.end(), after);
+            let end = room.log.end();
+            self.place(key, offset, end, after);
             self.flush(key);
             return;
         }

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use protocol::RoomName;
 use tokio::sync::{mpsc, oneshot};
 
-use super::ShardId;
+use super::state::Closed;
+use super::{ResetReason, ShardId, Times};
 
 /// A request to a shard from elsewhere.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub(super) enum Command {
 #[derive(Debug, Clone)]
 pub struct Node {
     sides: Arc<Vec<Side>>,
+    times: Times,
 }
 
 #[derive(Debug)]
@@ -51,33 +53,82 @@ macro_rules! counters {
 counters! {
     /// Streams opened.
     streams_opened,
-    /// Streams closed, for whatever reason.
-    streams_closed,
+    /// Streams whose client went away.
+    closed_client,
+    /// Streams closed because they did not read.
+    closed_lag,
+    /// Streams closed because the node stops.
+    closed_drain,
+    /// Streams closed because of their age.
+    closed_age,
+    /// Streams that were not let in.
+    closed_limit,
     /// Open now.
     streams_open,
     /// Events appended to room logs.
     events_appended,
+    /// Events times the streams that they were due to.
+    deliveries,
     /// Writes that carried events.
     writes,
     /// Bytes written to sockets.
     bytes_written,
     /// Rooms on this node now.
     rooms,
-    /// `stream.reset` sent, one per stream.
-    resets,
+    /// `stream.reset` sent, one per stream: the position is older than what is kept.
+    resets_trimmed,
+    /// There is no such event.
+    resets_unknown,
+    /// The position is later than the stream.
+    resets_future,
+    /// The position is no event id.
+    resets_malformed,
+    /// The room's history is gone.
+    resets_deleted,
+    /// The stream goes on from an older copy.
+    resets_fork,
     /// Resumes answered by a room log.
     resumes_log,
     /// Resumes that needed the broker.
     resumes_broker,
     /// Subscribers that fell off a room log.
     lagging,
-    /// Streams closed because they did not read.
-    lag_closed,
+    /// Streams that take no bytes now while some are due.
+    stalled,
+    /// Bytes that those are behind the recent events of their rooms.
+    stalled_bytes,
     /// Bytes of room logs now.
     log_bytes,
+    /// Events that left a room log.
+    log_evicted,
 }
 
 impl Counters {
+    pub(super) fn set(counter: &AtomicU64, to: u64) {
+        counter.store(to, Ordering::Relaxed);
+    }
+
+    pub(super) fn closed(&self, why: Closed) -> &AtomicU64 {
+        match why {
+            Closed::Client => &self.closed_client,
+            Closed::Lag => &self.closed_lag,
+            Closed::Drain => &self.closed_drain,
+            Closed::Age => &self.closed_age,
+            Closed::Limit => &self.closed_limit,
+        }
+    }
+
+    pub(super) fn resets(&self, reason: ResetReason) -> &AtomicU64 {
+        match reason {
+            ResetReason::Trimmed => &self.resets_trimmed,
+            ResetReason::Unknown => &self.resets_unknown,
+            ResetReason::Future => &self.resets_future,
+            ResetReason::Malformed => &self.resets_malformed,
+            ResetReason::Deleted => &self.resets_deleted,
+            ResetReason::Fork => &self.resets_fork,
+        }
+    }
+
     pub(super) fn bump(counter: &AtomicU64, by: u64) {
         counter.store(
             counter.load(Ordering::Relaxed).wrapping_add(by),
@@ -89,7 +140,7 @@ impl Counters {
 impl Node {
     /// A node of `shards` shards; each is then made with `Shard::new`.
     #[must_use]
-    pub fn new(shards: usize) -> Self {
+    pub fn new(shards: usize, times: Times) -> Self {
         let side = |_| {
             let (commands, receiver) = mpsc::unbounded_channel();
             Side {
@@ -100,6 +151,7 @@ impl Node {
         };
         Self {
             sides: Arc::new((0..shards).map(side).collect()),
+            times,
         }
     }
 
@@ -122,7 +174,8 @@ impl Node {
     /// Streams open now.
     #[must_use]
     pub fn streams(&self) -> usize {
-        self.counters().streams_open as usize
+        let open = self.sides.iter().map(|side| &side.counters.streams_open);
+        open.map(|open| open.load(Ordering::Relaxed) as usize).sum()
     }
 
     /// Sums over all shards.
@@ -146,8 +199,9 @@ impl Node {
     pub(super) fn side(
         &self,
         shard: ShardId,
-    ) -> Option<(mpsc::UnboundedReceiver<Command>, Arc<Counters>)> {
+    ) -> Option<(mpsc::UnboundedReceiver<Command>, Arc<Counters>, Times)> {
         let side = self.sides.get(shard)?;
-        Some((side.receiver.lock().take()?, side.counters.clone()))
+        let receiver = side.receiver.lock().take()?;
+        Some((receiver, side.counters.clone(), self.times.clone()))
     }
 }

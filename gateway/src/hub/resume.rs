@@ -84,7 +84,7 @@ impl State {
                 match log.locate(id) {
                     Place::At(offset) => {
                         Counters::bump(&self.counters.resumes_log, 1);
-                        subscriber.place(offset, end, EventId::ZERO);
+                        self.place(key, offset, end, EventId::ZERO);
                     }
                     Place::Before if log.complete() => {
                         self.reset_to(key, ResetReason::Trimmed, Some(id), start, floor)
@@ -112,7 +112,20 @@ impl State {
                 &*self.encoder,
             );
         }
-        subscriber.place(offset, end, EventId::ZERO);
+        self.place(key, offset, end, EventId::ZERO);
+    }
+
+    /// A subscriber is among the live ones of its room.
+    pub(super) fn place(&mut self, key: usize, offset: u64, end: u64, seen: EventId) {
+        let subscriber = &mut self.subscribers[key];
+        let began = subscriber
+            .catch_up
+            .as_ref()
+            .and_then(|catch_up| catch_up.began);
+        if let Some(began) = began {
+            self.times.subscribed(began.elapsed());
+        }
+        subscriber.place(offset, end, seen);
     }
 
     pub(super) fn reset_to(
@@ -125,7 +138,7 @@ impl State {
     ) {
         self.send_reset(key, reason, after, resume);
         let end = self.rooms[self.subscribers[key].room as usize].log.end();
-        self.subscribers[key].place(offset, end, EventId::ZERO);
+        self.place(key, offset, end, EventId::ZERO);
     }
 
     pub(super) fn send_reset(
@@ -135,7 +148,7 @@ impl State {
         after: Option<EventId>,
         resume: EventId,
     ) {
-        Counters::bump(&self.counters.resets, 1);
+        Counters::bump(self.counters.resets(reason), 1);
         let subscriber = &mut self.subscribers[key];
         let presented = subscriber
             .catch_up

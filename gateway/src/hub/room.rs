@@ -1,5 +1,7 @@
 //! One room of a shard: its log, who is in it, and who waits for its history.
 
+use std::time::Instant;
+
 use protocol::{EventId, RoomName};
 
 use super::catchup::Reader;
@@ -14,8 +16,8 @@ pub(super) struct Room {
     pub(super) members: Vec<u32>,
     /// Members below this index are still due in the pass under way.
     pub(super) due: usize,
-    /// In the queue of rooms to sweep.
-    pub(super) queued: bool,
+    /// In the queue of rooms to sweep, since then.
+    pub(super) queued: Option<Instant>,
     /// More came during the pass under way: another one follows.
     pub(super) again: bool,
     /// The broker has confirmed; the log has a meaning.
@@ -27,6 +29,8 @@ pub(super) struct Room {
     /// The newest history was read once.
     pub(super) backfilled: bool,
     pub(super) reader: Reader,
+    /// Events so far.
+    pub(super) events: u64,
     /// The tick of the last event.
     pub(super) active: u32,
     /// Counts the changes between empty and not empty, so that a linger note can be stale.
@@ -40,13 +44,14 @@ impl Room {
             log: RoomLog::new(EventId::ZERO),
             members: Vec::new(),
             due: 0,
-            queued: false,
+            queued: None,
             again: false,
             joined: false,
             waiting: Vec::new(),
             backfilling: false,
             backfilled: false,
             reader: Reader::default(),
+            events: 0,
             active: 0,
             vacancy: 0,
         }

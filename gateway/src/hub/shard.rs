@@ -82,10 +82,10 @@ impl Shard {
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
-        let (commands, counters) = node
+        let (commands, counters, times) = node
             .side(id)
             .ok_or_else(|| io::Error::other("this shard exists already"))?;
-        let state = State::new(id, config, upstream, encoder, registry, counters);
+        let state = State::new(id, config, upstream, encoder, registry, counters, times);
         let handle = ShardHandle {
             id,
             state: Rc::new(RefCell::new(state)),

@@ -12,11 +12,13 @@ use slab::Slab;
 
 use super::catchup::Page;
 use super::heartbeat::Heartbeats;
+use super::leaving::Leaving;
 use super::node::Counters;
 use super::room::Room;
 use super::subscriber::{CatchUp, Flush, Handle, Subscriber, Work};
 use super::{
-    Control, Encoder, HistoryQuery, HubConfig, Position, ShardId, Subscription, Supply, Upstream,
+    Control, Encoder, HistoryQuery, HubConfig, Position, ShardId, Subscription, Supply, Times,
+    Upstream,
 };
 
 /// Timers per shard: everything that takes time is counted in ticks.
@@ -43,11 +45,27 @@ pub(super) enum Purpose {
     Page(u32),
 }
 
-struct Drain {
-    began: u32,
-    ticks: u32,
-    order: Vec<Handle>,
-    total: usize,
+/// Why a stream is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closed {
+    Client,
+    Lag,
+    Drain,
+    Age,
+    Limit,
+}
+
+impl Closed {
+    /// In metrics and in the log.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Lag => "lag",
+            Self::Drain => "drain",
+            Self::Age => "age",
+            Self::Limit => "limit",
+        }
+    }
 }
 
 pub(super) struct State {
@@ -56,6 +74,7 @@ pub(super) struct State {
     pub(super) encoder: Rc<dyn Encoder>,
     pub(super) upstream: Arc<dyn Upstream>,
     pub(super) counters: Arc<Counters>,
+    pub(super) times: Times,
     registry: Registry,
     pub(super) rooms: Slab<Room>,
     pub(super) by_name: HashMap<RoomName, usize>,
@@ -88,7 +107,7 @@ pub(super) struct State {
     dark: Vec<Handle>,
     joining: VecDeque<(RoomName, u32)>,
     lingering: VecDeque<(usize, u32, u32)>,
-    drain: Option<Drain>,
+    pub(super) leaving: Leaving,
 }
 
 impl State {
@@ -99,6 +118,7 @@ impl State {
         encoder: Rc<dyn Encoder>,
         registry: Registry,
         counters: Arc<Counters>,
+        times: Times,
     ) -> Self {
         Self {
             beats: Heartbeats::new(&*encoder),
@@ -107,6 +127,7 @@ impl State {
             encoder,
             upstream,
             counters,
+            times,
             registry,
             rooms: Slab::new(),
             by_name: HashMap::new(),
@@ -130,7 +151,7 @@ impl State {
             dark: Vec::new(),
             joining: VecDeque::new(),
             lingering: VecDeque::new(),
-            drain: None,
+            leaving: Leaving::default(),
         }
     }
 
@@ -154,15 +175,12 @@ impl State {
             Subscriber::new(socket, handle, subscription.framing, subscription.head);
         subscriber.heartbeat_events = subscription.heartbeat_events;
         Counters::bump(&self.counters.streams_opened, 1);
-        if self.drain.is_some() {
-            subscriber.push_control(Control::Close { reason: "drain" }, &*self.encoder);
-            subscriber.flush(
-                &super::log::RoomLog::new(Default::default()),
-                &mut Work::default(),
-            );
-            Counters::bump(&self.counters.streams_closed, 1);
+        let refused = subscription.refused.map(|reason| (reason, Closed::Limit));
+        if let Some((reason, why)) = refused.or_else(|| self.refusal(&subscription.room)) {
+            self.refuse(subscriber, reason, why);
             return;
         }
+        self.note_age(handle);
         let room_key = self.enter_room(&subscription.room);
         let room = &mut self.rooms[room_key];
         subscriber.room = room_key as u32;
@@ -174,6 +192,7 @@ impl State {
         subscriber.catch_up = Some(Box::new(catch_up));
         self.subscribers.insert(subscriber);
         self.count_open();
+        self.note_opened(key);
         self.open_at_once(key);
         self.resolve(key);
         self.flush(key);
@@ -299,7 +318,7 @@ impl State {
             return;
         };
         if readable && !subscriber.drain_input() {
-            self.close(key);
+            self.close(key, Closed::Client);
             return;
         }
         if writable && subscriber.blocked {
@@ -323,7 +342,7 @@ impl State {
     pub(super) fn after_flush(&mut self, key: usize, flushed: Flush) {
         match flushed {
             Flush::Done => {}
-            Flush::Gone => self.close(key),
+            Flush::Gone => self.close(key, Closed::Client),
             Flush::CatchingUp => self.catch_up(key),
             Flush::Blocked => {
                 let subscriber = &mut self.subscribers[key];
@@ -341,12 +360,13 @@ impl State {
         Counters::bump(&self.counters.bytes_written, work.bytes);
     }
 
-    pub(super) fn close(&mut self, key: usize) {
+    pub(super) fn close(&mut self, key: usize, why: Closed) {
         let Some(subscriber) = self.subscribers.try_remove(key) else {
             return;
         };
-        Counters::bump(&self.counters.streams_closed, 1);
+        Counters::bump(self.counters.closed(why), 1);
         self.count_open();
+        self.note_closed(&subscriber, why);
         let room_key = subscriber.room as usize;
         let room = &mut self.rooms[room_key];
         let index = subscriber.index as usize;
@@ -377,6 +397,7 @@ impl State {
         if self.now.is_multiple_of(10) {
             self.retry();
         }
+        self.retire();
         self.drain_some();
         self.counters
             .log_bytes
@@ -386,6 +407,7 @@ impl State {
     fn reap_stalled(&mut self) {
         let patience = ticks(self.config.lag_timeout);
         let mut listed = std::mem::take(&mut self.blocked);
+        let mut bytes = 0;
         listed.retain(|&(key, serial)| {
             let Some(subscriber) = self
                 .subscribers
@@ -404,13 +426,15 @@ impl State {
                 .saturating_sub(subscriber.offset);
             let stalled = self.now.wrapping_sub(subscriber.stalled_since) > patience;
             if stalled || behind > self.config.max_lag_bytes {
-                Counters::bump(&self.counters.lag_closed, 1);
-                self.close(key as usize);
+                self.close(key as usize, Closed::Lag);
                 return false;
             }
+            bytes += behind;
             true
         });
         self.blocked.append(&mut listed);
+        Counters::set(&self.counters.stalled, self.blocked.len() as u64);
+        Counters::set(&self.counters.stalled_bytes, bytes);
     }
 
     fn leave_empty_rooms(&mut self) {
@@ -466,47 +490,6 @@ impl State {
         }
     }
 
-    /// Begins to close everything, spread evenly.
-    pub(super) fn begin_drain(&mut self, spread: Duration) {
-        let order: Vec<Handle> = self
-            .subscribers
-            .iter()
-            .map(|(key, s)| (key as u32, s.serial))
-            .collect();
-        self.drain = Some(Drain {
-            began: self.now,
-            ticks: ticks(spread),
-            total: order.len(),
-            order,
-        });
-    }
-
-    fn drain_some(&mut self) {
-        let Some(drain) = &mut self.drain else { return };
-        let passed = self.now.wrapping_sub(drain.began) as usize;
-        let due = drain.total * passed / drain.ticks.max(1) as usize;
-        let keep = drain.total.saturating_sub(due);
-        let leaving = drain.order.split_off(keep.min(drain.order.len()));
-        for (key, serial) in leaving {
-            let Some(subscriber) = self
-                .subscribers
-                .get_mut(key as usize)
-                .filter(|s| s.serial == serial)
-            else {
-                continue;
-            };
-            // A blocked one comes back with its last id all the same.
-            if subscriber.is_clear() {
-                subscriber.push_control(Control::Close { reason: "drain" }, &*self.encoder);
-                if !self.config.unclean_close && !subscriber.identity() {
-                    subscriber.push_raw(b"0\r\n\r\n");
-                }
-                self.flush(key as usize);
-            }
-            self.close(key as usize);
-        }
-    }
-
     pub(super) fn room_subscribers(&self, name: &RoomName) -> usize {
         self.by_name
             .get(name)
@@ -514,6 +497,6 @@ impl State {
     }
 }
 
-fn ticks(time: Duration) -> u32 {
+pub(super) fn ticks(time: Duration) -> u32 {
     (time.as_millis() / TICK.as_millis()) as u32
 }

@@ -5,11 +5,14 @@
 //! its socket ends at a frame's end.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Instant;
 
 use mio::net::TcpStream;
 use protocol::EventId;
 
+use super::access::Access;
 use super::log::{RoomLog, View};
 use super::{Control, Encoder, Framing, Position};
 
@@ -32,6 +35,8 @@ pub(super) struct CatchUp {
     pub(super) reading: bool,
     /// In the room's list of those who wait.
     pub(super) waiting: bool,
+    /// When a new stream came.
+    pub(super) began: Option<Instant>,
 }
 
 /// A place in a page of history.
@@ -56,6 +61,7 @@ impl CatchUp {
             page: None,
             reading: false,
             waiting: false,
+            began: Some(Instant::now()),
         }
     }
 
@@ -92,6 +98,8 @@ pub(super) struct Subscriber {
     /// Has no position of its own yet.
     pub(super) adrift: bool,
     pub(super) heartbeat_events: bool,
+    /// Where a line is logged at its end.
+    pub(super) access: Option<Box<Access>>,
 }
 
 #[derive(Debug, Default)]
@@ -143,6 +151,7 @@ impl Subscriber {
             opened: false,
             adrift: false,
             heartbeat_events: false,
+            access: None,
         }
     }
 
@@ -201,12 +210,26 @@ impl Subscriber {
         }
     }
 
+    /// The other end; `None` once it is gone.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.socket.peer_addr().ok()
+    }
+
     pub(super) fn identity(&self) -> bool {
         self.framing == Framing::Identity
     }
 
     /// Writes the outbox, then the room log from the cursor on, as far as the socket takes it.
     pub(super) fn flush(&mut self, log: &RoomLog, work: &mut Work) -> Flush {
+        let before = work.bytes;
+        let flushed = self.write_due(log, work);
+        if let Some(access) = &mut self.access {
+            access.bytes += work.bytes - before;
+        }
+        flushed
+    }
+
+    fn write_due(&mut self, log: &RoomLog, work: &mut Work) -> Flush {
         if self.blocked {
             return Flush::Blocked;
         }

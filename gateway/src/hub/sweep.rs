@@ -3,6 +3,8 @@
 //! Invariant: no allocation, no wake-up and no copy per subscriber and event; one write carries
 //! everything that is due.
 
+use std::time::Instant;
+
 use super::log::RoomLog;
 use super::node::Counters;
 use super::state::State;
@@ -21,6 +23,7 @@ impl State {
         };
         if !items.is_empty() {
             room.active = now;
+            room.events += items.len() as u64;
         }
         let before = room.log.memory();
         for item in items {
@@ -30,7 +33,13 @@ impl State {
             }
         }
         self.log_bytes = self.log_bytes + room.log.memory() - before;
-        Counters::bump(&self.counters.events_appended, items.len() as u64);
+        let count = items.len() as u64;
+        Counters::bump(&self.counters.events_appended, count);
+        Counters::bump(&self.counters.deliveries, count * room.members.len() as u64);
+        items
+            .iter()
+            .filter_map(Item::id)
+            .for_each(|id| self.times.arrived(id));
         let full =
             room.log.bytes() > self.config.log_bytes || room.log.len() > self.config.log_entries;
         self.queue(room_key);
@@ -67,25 +76,29 @@ impl State {
             },
             &*self.encoder,
         );
-        Counters::bump(&self.counters.resets, room.members.len() as u64);
+        Counters::bump(
+            self.counters.resets(reset.reason),
+            room.members.len() as u64,
+        );
         self.queue(room_key);
         self.forget_pages(room_key);
     }
 
     pub(super) fn queue(&mut self, room_key: usize) {
         let room = &mut self.rooms[room_key];
-        if room.queued {
+        if room.queued.is_some() {
             // The pass under way ends first: members at its end must not starve.
             room.again = true;
         } else {
             room.due = room.members.len();
-            room.queued = true;
+            room.queued = Some(Instant::now());
             self.dirty.push_back(room_key);
         }
     }
 
     /// Does at most about `budget` writes of the sweeps that are due. `true` when more are due.
     pub(super) fn sweep(&mut self, budget: usize) -> bool {
+        let began = (!self.dirty.is_empty()).then(Instant::now);
         let mut left = budget;
         while let Some(&room_key) = self.dirty.front() {
             self.dirty.pop_front();
@@ -100,12 +113,15 @@ impl State {
             if room.due > 0 {
                 // To the back: other rooms must not wait for a large one.
                 self.dirty.push_back(room_key);
-            } else {
-                room.queued = false;
+            } else if let Some(queued) = room.queued.take() {
+                self.times.fanout.observe(queued.elapsed().as_secs_f64());
             }
             if left == 0 {
                 break;
             }
+        }
+        if let Some(began) = began {
+            self.times.turn.observe(began.elapsed().as_secs_f64());
         }
         // A budget of its own: neither a busy room nor a herd that catches up holds the other.
         let served = self.flush_served(budget);
@@ -150,9 +166,10 @@ impl State {
         let cut = self.rooms[room_key].log.cut(bytes, entries);
         self.fall_off(room_key, cut);
         let log = &mut self.rooms[room_key].log;
-        let before = log.memory();
+        let (before, events) = (log.memory(), log.len());
         log.evict(cut);
         self.log_bytes = self.log_bytes + log.memory() - before;
+        Counters::bump(&self.counters.log_evicted, (events - log.len()) as u64);
     }
 
     /// The memory limit: the next room around the table loses its log's older half.
@@ -197,6 +214,7 @@ fn leave_log(subscriber: &mut Subscriber, log: &RoomLog) {
     subscriber.catch_up = Some(Box::new(CatchUp {
         presented: None,
         backfilled: true,
+        began: None,
         ..CatchUp::new(want)
     }));
 }

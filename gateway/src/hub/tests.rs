@@ -94,9 +94,13 @@ impl World {
             lag_timeout: Duration::from_secs(3600),
             history_page: 3,
             unclean_close: true,
+            max_rooms: 0,
+            max_age: Duration::ZERO,
+            access: false,
         };
         let registry = poll.registry().try_clone().unwrap();
-        let (_, counters) = Node::new(1).side(0).unwrap();
+        let times = Times::register(&prometheus::Registry::new()).unwrap();
+        let (_, counters, times) = Node::new(1, times).side(0).unwrap();
         let mut state = State::new(
             0,
             config,
@@ -104,6 +108,7 @@ impl World {
             Rc::new(Marks),
             registry,
             counters,
+            times,
         );
         state.supply(Supply::Live(true));
         let room = RoomName::parse("r").unwrap();
@@ -185,6 +190,7 @@ impl World {
             framing,
             head: b"head".to_vec(),
             heartbeat_events: false,
+            refused: None,
         });
         if self.state.room_subscribers(&self.room) == 1 && self.clients.len() == 1 {
             let head = self

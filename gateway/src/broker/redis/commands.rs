@@ -5,7 +5,6 @@
 //! checkout costs a round trip.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime, Timeouts};
@@ -13,7 +12,7 @@ use redis::aio::ConnectionLike;
 use redis::{AsyncConnectionConfig, Cmd, ConnectionInfo, Pipeline, ServerError, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::{RedisConfig, RedisMetrics};
+use super::{Purpose, RedisConfig, RedisMetrics};
 
 /// Jobs that one pipeline carries at most.
 const BATCH: usize = 128;
@@ -27,6 +26,7 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(super) struct Away(pub(super) String);
 
 struct Job {
+    purpose: Purpose,
     commands: Vec<Cmd>,
     repeatable: bool,
     reply: oneshot::Sender<Result<Vec<Value>, Away>>,
@@ -36,6 +36,7 @@ struct Job {
 #[derive(Debug, Clone)]
 pub(super) struct Commands {
     jobs: mpsc::Sender<Job>,
+    metrics: Arc<RedisMetrics>,
 }
 
 impl Commands {
@@ -74,32 +75,46 @@ impl Commands {
     }
 
     /// The two ends of the queue, before there is a runtime.
-    pub(super) fn queue() -> (Self, CommandQueue) {
+    pub(super) fn queue(metrics: Arc<RedisMetrics>) -> (Self, CommandQueue) {
         let (sender, jobs) = mpsc::channel(QUEUE);
-        (Self { jobs: sender }, CommandQueue { jobs })
+        let commands = Self {
+            jobs: sender,
+            metrics,
+        };
+        (commands, CommandQueue { jobs })
     }
 
     /// Sends commands and gives one value for each; a refusal is a [`Value::ServerError`].
     /// `repeatable` commands are sent again once if the connection fails under them.
     pub(super) async fn run(
         &self,
+        purpose: Purpose,
         commands: Vec<Cmd>,
         repeatable: bool,
     ) -> Result<Vec<Value>, Away> {
+        let began = Instant::now();
         let (reply, answer) = oneshot::channel();
         let job = Job {
+            purpose,
             commands,
             repeatable,
             reply,
         };
         let stopped = || Away("the gateway is stopping".into());
         self.jobs.send(job).await.map_err(|_| stopped())?;
-        answer.await.map_err(|_| stopped())?
+        let answer = answer.await.map_err(|_| stopped())?;
+        self.metrics.ended(purpose, answer.is_ok(), began.elapsed());
+        answer
     }
 
     /// One command.
-    pub(super) async fn one(&self, command: Cmd, repeatable: bool) -> Result<Value, Away> {
-        let values = self.run(vec![command], repeatable).await?;
+    pub(super) async fn one(
+        &self,
+        purpose: Purpose,
+        command: Cmd,
+        repeatable: bool,
+    ) -> Result<Value, Away> {
+        let values = self.run(purpose, vec![command], repeatable).await?;
         values.into_iter().next().ok_or_else(missing)
     }
 }
@@ -182,19 +197,16 @@ impl Worker {
             return Err(Failure::NotSent("no connection".into()));
         };
         let mut pipeline = Pipeline::new();
-        for command in batch.iter().flat_map(|job| &job.commands) {
-            pipeline.add_command(command.clone());
+        for job in batch {
+            for command in &job.commands {
+                pipeline.add_command(command.clone());
+            }
+            self.metrics.sent(job.purpose, job.commands.len());
         }
         let count = pipeline.len();
-        self.metrics
-            .commands
-            .fetch_add(count as u64, Ordering::Relaxed);
         match connection.req_packed_commands(&pipeline, 0, count).await {
             Ok(values) => Ok(values),
             Err(error) => {
-                self.metrics
-                    .command_failures
-                    .fetch_add(1, Ordering::Relaxed);
                 // Not back to the pool: answers may still be on their way.
                 drop(self.held.take().map(Connection::take));
                 Err(Failure::InFlight(error.to_string()))

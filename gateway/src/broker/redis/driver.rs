@@ -91,6 +91,8 @@ pub(super) struct Driver {
     probe_channel: Vec<u8>,
     /// When a probe came back, or the link was made.
     probe_seen: Instant,
+    /// When the last one left.
+    probe_sent: Instant,
     is_probing: bool,
     /// Since the link was made: a probe came back, the function and the flags were looked at.
     ready: Ready,
@@ -124,6 +126,7 @@ impl Driver {
             nonce: format!("{:016x}", fastrand::u64(..)),
             probe_channel: shared.keys.probe(&config.node).into_bytes(),
             probe_seen: now,
+            probe_sent: now,
             is_probing: false,
             ready: Ready::default(),
             verifying: None,

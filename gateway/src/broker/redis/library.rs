@@ -4,8 +4,8 @@
 use protocol::publish::{LIBRARY_VERSION, VERSION_FUNCTION_NAME, library};
 use redis::Value;
 
-use super::Shared;
 use super::commands::{Refusal, check, text};
+use super::{Purpose, Shared};
 use crate::broker::BrokerError;
 
 /// Loads the function library, unless a later version is there.
@@ -15,7 +15,7 @@ use crate::broker::BrokerError;
 pub(super) async fn load(shared: &Shared) -> Result<(), BrokerError> {
     let mut version = redis::cmd("FCALL_RO");
     version.arg(VERSION_FUNCTION_NAME).arg(0);
-    let found = check(shared.commands.one(version, true).await?);
+    let found = check(shared.commands.one(Purpose::Upkeep, version, true).await?);
     put_in_place(shared, found).await
 }
 
@@ -34,7 +34,7 @@ pub(super) async fn put_in_place(
     }
     let mut load = redis::cmd("FUNCTION");
     load.arg("LOAD").arg("REPLACE").arg(library());
-    check(shared.commands.one(load, true).await?)?;
+    check(shared.commands.one(Purpose::Upkeep, load, true).await?)?;
     tracing::info!(
         version = LIBRARY_VERSION,
         "the publish function was loaded into Redis"
@@ -61,7 +61,7 @@ pub(super) async fn notifications(shared: &Shared) -> Result<Notifications, Brok
     const NAME: &str = "notify-keyspace-events";
     let mut get = redis::cmd("CONFIG");
     get.arg("GET").arg(NAME);
-    let current = match check(shared.commands.one(get, true).await?) {
+    let current = match check(shared.commands.one(Purpose::Upkeep, get, true).await?) {
         Ok(Value::Array(pair)) => pair.get(1).and_then(text).map(<[u8]>::to_vec),
         Ok(Value::Map(map)) => map
             .first()
@@ -81,7 +81,7 @@ pub(super) async fn notifications(shared: &Shared) -> Result<Notifications, Brok
     }
     let mut set = redis::cmd("CONFIG");
     set.arg("SET").arg(NAME).arg(&flags);
-    match check(shared.commands.one(set, true).await?) {
+    match check(shared.commands.one(Purpose::Upkeep, set, true).await?) {
         Ok(_) => {
             tracing::info!(
                 before = current,

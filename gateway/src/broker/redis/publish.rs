@@ -6,8 +6,8 @@ use protocol::publish::{self, PublishArgs};
 use protocol::{EventId, RoomName};
 use redis::{Cmd, Value};
 
-use super::Shared;
 use super::commands::{Away, Refusal, check, text};
+use super::{Purpose, Shared};
 use crate::broker::{BrokerError, NewEvent, Published};
 
 impl From<Away> for BrokerError {
@@ -77,7 +77,12 @@ async fn ask(
     command: Cmd,
     repeatable: bool,
 ) -> Result<Result<Value, Refusal>, BrokerError> {
-    Ok(check(shared.commands.one(command, repeatable).await?))
+    Ok(check(
+        shared
+            .commands
+            .one(Purpose::Publish, command, repeatable)
+            .await?,
+    ))
 }
 
 fn arguments(shared: &Shared, event: &NewEvent) -> Vec<Vec<u8>> {
@@ -130,7 +135,12 @@ async fn ephemeral(shared: &Shared, key: &str, event: &NewEvent) -> Result<Publi
     };
     let mut command = redis::cmd("PUBLISH");
     command.arg(key).arg(envelope.to_string());
-    check(shared.commands.one(command, false).await?)?;
+    check(
+        shared
+            .commands
+            .one(Purpose::Publish, command, false)
+            .await?,
+    )?;
     Ok(Published {
         id: None,
         repeat: false,

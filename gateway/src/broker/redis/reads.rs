@@ -7,8 +7,8 @@ use bytes::Bytes;
 use protocol::{EventError, EventId, RoomName, envelope};
 use redis::{Cmd, Value};
 
-use super::Shared;
 use super::commands::{Away, Refusal, check, text};
+use super::{Purpose, Shared};
 use crate::broker::sequencer::{Read, Tail};
 use crate::hub::{History, HistoryQuery, Item};
 
@@ -129,8 +129,8 @@ async fn transaction(
     let mut commands = vec![redis::cmd("MULTI"), info];
     commands.extend(range);
     commands.push(redis::cmd("EXEC"));
-    shared.metrics.count_read();
-    let answers = shared.commands.run(commands, true).await?;
+    shared.metrics.range_reads.inc();
+    let answers = shared.commands.run(Purpose::Read, commands, true).await?;
     let answer = answers.into_iter().next_back().unwrap_or(Value::Nil);
     let Value::Array(parts) = check(answer)? else {
         return Err(unreadable());

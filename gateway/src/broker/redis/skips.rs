@@ -42,7 +42,7 @@ impl Skips {
             !forgotten && skips.ids.insert(id)
         });
         if first.is_some() {
-            RedisMetrics::add(&metrics.skipped, 1);
+            metrics.skipped.inc();
         }
         if first == Some(true) {
             tracing::warn!(%room, %id, reason = word, "an entry of this room cannot be delivered and is skipped: {error}");
@@ -51,7 +51,7 @@ impl Skips {
 
     /// Counts a message on the channel that cannot be delivered.
     pub(super) fn message(&self, room: &RoomName, why: &str, metrics: &RedisMetrics) {
-        RedisMetrics::add(&metrics.malformed, 1);
+        metrics.malformed.inc();
         if self.count(room, "malformed_message", |_| true) == Some(true) {
             tracing::warn!(%room, "a message on this room's channel cannot be delivered and is skipped: {why}");
         }

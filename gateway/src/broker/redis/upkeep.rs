@@ -5,11 +5,11 @@ use protocol::publish::VERSION_FUNCTION_NAME;
 use protocol::{EventId, RoomName};
 use redis::Value;
 
-use super::Shared;
 use super::commands::{Away, Refusal, check};
 use super::library;
 use super::publish::seconds;
 use super::rooms::Handle;
+use super::{Purpose, Shared};
 
 /// Rooms that one batch verifies.
 pub(super) const BATCH: usize = 128;
@@ -34,7 +34,7 @@ pub(super) async fn verify(shared: &Shared, rooms: Vec<Suspect>) -> Result<Vec<S
         exists.arg(&key);
         commands.extend([news, exists]);
     }
-    let answers = shared.commands.run(commands, true).await?;
+    let answers = shared.commands.run(Purpose::Verify, commands, true).await?;
     let mut answers = answers.into_iter();
     let mut found = Vec::new();
     for suspect in rooms {
@@ -76,7 +76,11 @@ pub(super) async fn probe(shared: &Shared, nonce: &str) -> Probed {
         commands: Some(reason),
         library: None,
     };
-    let answers = match shared.commands.run(vec![publish, version], true).await {
+    let answers = match shared
+        .commands
+        .run(Purpose::Probe, vec![publish, version], true)
+        .await
+    {
         Ok(answers) => answers,
         Err(away) => return failed(away.0),
     };
@@ -116,7 +120,7 @@ pub(super) async fn trim(shared: &Shared, rooms: Vec<RoomName>) -> Result<(), Aw
             }
         }
         if !commands.is_empty() {
-            shared.commands.run(commands, true).await?;
+            shared.commands.run(Purpose::Upkeep, commands, true).await?;
         }
     }
     Ok(())

@@ -19,6 +19,7 @@ impl Driver {
         if std::mem::replace(&mut self.is_probing, true) {
             return;
         }
+        self.probe_sent = Instant::now();
         let (shared, nonce) = (self.shared.clone(), self.nonce.clone());
         self.spawn(async move { Done::Probed(upkeep::probe(&shared, &nonce).await) });
     }

@@ -3,7 +3,6 @@
 use tokio::time::Instant;
 
 use super::{BACKOFF, Cause, Done, Driver, Ready};
-use crate::broker::redis::RedisMetrics;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::resp::{Kind, Push};
 use crate::broker::redis::rooms::Channel;
@@ -36,7 +35,7 @@ impl Driver {
                 reason,
                 "the subscription connection to Redis was lost; streams stay open"
             );
-            RedisMetrics::add(&self.shared.metrics.reconnects, 1);
+            self.shared.metrics.reconnects.inc();
         } else {
             tracing::debug!(reason, "no subscription connection to Redis");
         }
@@ -69,6 +68,7 @@ impl Driver {
         }
         self.live = live;
         self.shared.status.live(live);
+        self.shared.metrics.up.set(i64::from(live));
         if live {
             self.backoff = BACKOFF.0;
             self.shared.status.link(None);
@@ -112,6 +112,8 @@ impl Driver {
             (Kind::Message, None) if self.is_own_probe(push) => {
                 self.probe_seen = Instant::now();
                 self.ready.probe = true;
+                let took = self.probe_seen - self.probe_sent;
+                self.shared.metrics.probe.observe(took.as_secs_f64());
             }
             (Kind::Subscribed, None) if push.channel() == self.probe_channel => {
                 self.timers.probe = Instant::now();

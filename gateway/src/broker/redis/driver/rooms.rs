@@ -6,10 +6,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::{Cause, Done, Driver, READS, REQUESTS, RETRY, SETTLE};
+use crate::broker::redis::Request;
 use crate::broker::redis::reads::{self, ReadError};
 use crate::broker::redis::resp::Push;
 use crate::broker::redis::rooms::{Handle, Out, Room};
-use crate::broker::redis::{RedisMetrics, Request};
 use crate::broker::sequencer::{Message, Output, Sequencer, Tail};
 use crate::hub::{Item, ShardId, Supply};
 
@@ -186,7 +186,7 @@ impl Driver {
             match output {
                 Output::Read(read) => {
                     if cause == Cause::Channel {
-                        RedisMetrics::add(&metrics.holes, 1);
+                        metrics.holes.inc();
                     }
                     self.reads.push_back((handle, read));
                 }
@@ -198,7 +198,7 @@ impl Driver {
                 }
                 Output::Joined(head) => room.out.push(Out::Joined(head)),
                 Output::Reset(reset) => {
-                    RedisMetrics::add(&metrics.resets, 1);
+                    metrics.resets.inc();
                     tracing::warn!(room = %room.name, reason = ?reset.reason, after = %reset.after, resume = %reset.resume,
                         "the continuity of this room is broken; subscribers are told");
                     room.out.push(Out::Reset(reset));
@@ -209,7 +209,7 @@ impl Driver {
                         (_, Cause::Channel) => &metrics.events_function,
                         (_, Cause::Stream) => &metrics.events_stream,
                     };
-                    RedisMetrics::add(counter, 1);
+                    counter.inc();
                     match room.out.last_mut() {
                         Some(Out::Items(items)) => items.push(item),
                         _ => room.out.push(Out::Items(vec![item])),

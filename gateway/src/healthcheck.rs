@@ -1,0 +1,68 @@
+//! Asks a running gateway on this machine how it is: for container health checks and scripts, without curl.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// Time for everything.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// As much of an answer as is read.
+const MOST: u64 = 16 * 1024;
+
+/// Asks `path` of the admin listener at `address`; its answer's body, if that is 200.
+///
+/// # Errors
+/// One sentence: nobody answers, or not well.
+pub fn ask(address: SocketAddr, path: &str) -> Result<String, String> {
+    let address = reachable(address);
+    let answer = exchange(address, path).map_err(|error| {
+        format!("no gateway answers at http://{address}{path} ({error}): is admin.listen the same as the gateway's?")
+    })?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    match head.split(' ').nth(1) {
+        Some("200") => Ok(body.to_owned()),
+        status => Err(format!(
+            "http://{address}{path} answers {}: {}",
+            status.unwrap_or("nothing that is HTTP"),
+            body.trim()
+        )),
+    }
+}
+
+fn exchange(address: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut socket = TcpStream::connect_timeout(&address, PATIENCE)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    write!(
+        socket,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = Vec::new();
+    socket.take(MOST).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+/// One listens on all addresses, and connects to one.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_there_is_one_sentence() {
+        // Port 1 is nobody's.
+        let error = ask("0.0.0.0:1".parse().unwrap(), "/livez").unwrap_err();
+        assert!(
+            error.contains("127.0.0.1:1/livez") && !error.contains('\n'),
+            "{error}"
+        );
+    }
+}

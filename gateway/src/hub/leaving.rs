@@ -1,0 +1,132 @@
+//! Streams that the node ends in order: all of them when it stops, old ones where an age is set, and those that
+//! are not let in. Each is told so, with a `retry:` that brings its client back.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+
+use super::Control;
+use super::log::RoomLog;
+use super::node::Counters;
+use super::state::{Closed, State, ticks};
+use super::subscriber::{Handle, Subscriber, Work};
+
+/// The part of a stream's age that is drawn by lot, so that streams that came together do not go together: one
+/// in so many.
+const AGE_JITTER: u32 = 4;
+
+/// Who leaves when.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    drain: Option<Drain>,
+    /// Ends of life in ticks, the earliest on top; empty where there is no greatest age.
+    ages: BinaryHeap<Reverse<(u32, Handle)>>,
+}
+
+#[derive(Debug)]
+struct Drain {
+    began: u32,
+    ticks: u32,
+    order: Vec<Handle>,
+    total: usize,
+}
+
+impl State {
+    /// Why a newcomer to a room is not let in.
+    pub(super) fn refusal(&self, room: &protocol::RoomName) -> Option<(&'static str, Closed)> {
+        let rooms = self.config.max_rooms;
+        if self.leaving.drain.is_some() {
+            Some(("drain", Closed::Drain))
+        } else if rooms > 0 && self.rooms.len() >= rooms && !self.by_name.contains_key(room) {
+            Some(("limit", Closed::Limit))
+        } else {
+            None
+        }
+    }
+
+    /// Ends a stream before it began.
+    pub(super) fn refuse(&mut self, mut subscriber: Subscriber, reason: &'static str, why: Closed) {
+        subscriber.push_control(Control::Close { reason }, &*self.encoder);
+        if !self.config.unclean_close && !subscriber.identity() {
+            subscriber.push_raw(LAST_CHUNK);
+        }
+        // What the socket does not take at once is lost: the client comes back all the same.
+        let log = RoomLog::new(Default::default());
+        subscriber.offset = log.end();
+        subscriber.flush(&log, &mut Work::default());
+        Counters::bump(self.counters.closed(why), 1);
+    }
+
+    /// Notes when a new stream has to end.
+    pub(super) fn note_age(&mut self, handle: Handle) {
+        let age = ticks(self.config.max_age);
+        if age > 0 {
+            let due = self
+                .now()
+                .wrapping_add(age - fastrand::u32(..=age / AGE_JITTER));
+            self.leaving.ages.push(Reverse((due, handle)));
+        }
+    }
+
+    /// One tick: streams that are too old.
+    pub(super) fn retire(&mut self) {
+        while let Some(&Reverse((due, handle))) = self.leaving.ages.peek() {
+            if due > self.now() {
+                break;
+            }
+            self.leaving.ages.pop();
+            self.dismiss(handle, "age", Closed::Age);
+        }
+    }
+
+    /// Begins to close everything, spread evenly.
+    pub(super) fn begin_drain(&mut self, spread: Duration) {
+        let order: Vec<Handle> = self
+            .subscribers
+            .iter()
+            .map(|(key, s)| (key as u32, s.serial))
+            .collect();
+        self.leaving.drain = Some(Drain {
+            began: self.now(),
+            ticks: ticks(spread),
+            total: order.len(),
+            order,
+        });
+    }
+
+    /// One tick: those whose turn it is to leave.
+    pub(super) fn drain_some(&mut self) {
+        let now = self.now();
+        let Some(drain) = &mut self.leaving.drain else {
+            return;
+        };
+        let passed = now.wrapping_sub(drain.began) as usize;
+        let due = drain.total * passed / drain.ticks.max(1) as usize;
+        let keep = drain.total.saturating_sub(due);
+        let leaving = drain.order.split_off(keep.min(drain.order.len()));
+        for handle in leaving {
+            self.dismiss(handle, "drain", Closed::Drain);
+        }
+    }
+
+    /// Tells a stream why it ends, and ends it.
+    fn dismiss(&mut self, handle: Handle, reason: &'static str, why: Closed) {
+        let key = handle.0 as usize;
+        if !self.is_current(handle) {
+            return;
+        }
+        let subscriber = &mut self.subscribers[key];
+        // A blocked one comes back with its last id all the same.
+        if subscriber.is_clear() {
+            subscriber.push_control(Control::Close { reason }, &*self.encoder);
+            if !self.config.unclean_close && !subscriber.identity() {
+                subscriber.push_raw(LAST_CHUNK);
+            }
+            self.flush(key);
+        }
+        self.close(key, why);
+    }
+}
+
+/// The end of a body in chunks (RFC 9112, section 7.1).
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";

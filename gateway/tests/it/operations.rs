@@ -1,0 +1,212 @@
+//! What the people who run it use: health, metrics, reloading, the log, the service manager.
+
+use std::collections::BTreeSet;
+use std::os::unix::net::UnixDatagram;
+
+use crate::support::gateway::{binary, output};
+use crate::support::{Client, Gateway, RedisServer, Setup, http};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_health_check_needs_nothing_but_the_binary() {
+    let mut gateway = Setup::memory().start().await;
+    let ask = async |gateway: &Gateway, ready: bool| {
+        let mut command = binary();
+        command.args(["healthcheck", "--admin-listen", &gateway.admin.to_string()]);
+        if ready {
+            command.arg("--ready");
+        }
+        output(command).await
+    };
+    for ready in [false, true] {
+        let answer = ask(&gateway, ready).await;
+        assert_eq!(answer.status.code(), Some(0));
+    }
+    gateway.kill();
+    let answer = ask(&gateway, false).await;
+    let error = String::from_utf8(answer.stderr).unwrap();
+    assert_eq!(answer.status.code(), Some(1));
+    assert!(
+        error.contains("admin.listen") && error.trim().lines().count() == 1,
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_changes_keys_and_drops_no_stream() {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    let write = |key: &str, page: &str| {
+        let text = format!("[publish]\nkeys = [\"{key}\"]\n[stream]\nhistory_page = {page}\n");
+        std::fs::write(file.path(), text).unwrap();
+    };
+    write("first", "256");
+    let path = file.path().to_str().unwrap();
+    let gateway = Setup::memory().arguments(&["--config", path]).start().await;
+    let client = Client::of(&[gateway.address], "demo").open().await;
+    let publish = async |key: &str| {
+        let header = format!("Bearer {key}");
+        let answer = gateway
+            .post("demo", &[("Authorization", &header)], b"hi")
+            .await;
+        answer.status
+    };
+    assert_eq!(
+        (publish("first").await, publish("second").await),
+        (201, 401)
+    );
+    write("second", "128");
+    gateway.signal("HUP");
+    eventually!(publish("second").await == 201, "{}", gateway.log());
+    assert_eq!(publish("first").await, 401);
+    assert!(
+        gateway.log().contains("stream.history_page"),
+        "what needs a restart is named"
+    );
+    // One that cannot be used changes nothing.
+    std::fs::write(file.path(), "[publish]\nkeyz = 1\n").unwrap();
+    gateway.signal("HUP");
+    eventually!(gateway.log().contains("keyz"), "{}", gateway.log());
+    assert_eq!(publish("second").await, 201);
+    client.wait_events(3).await;
+    assert_eq!(client.seen().connections, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_can_be_turned_up_while_it_runs() {
+    let gateway = Setup::memory().start().await;
+    let put = async |level: &str| {
+        let request = format!(
+            "PUT /log HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{level}",
+            level.len()
+        );
+        http::complete(
+            &http::exchange(gateway.admin, request.as_bytes())
+                .await
+                .unwrap(),
+        )
+    };
+    assert_eq!(gateway.admin("/log").await.unwrap().json()["level"], "info");
+    assert_eq!(put("inof").await.status, 400);
+    let answer = put("debug").await;
+    assert_eq!(
+        (answer.status, answer.json()["level"].as_str()),
+        (200, Some("debug"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_manager_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager
+        .set_read_timeout(Some(crate::support::DEADLINE))
+        .unwrap();
+    let told = || {
+        let mut buffer = [0; 256];
+        let got = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..got]).into_owned()
+    };
+    let setup = Setup::memory().variable("NOTIFY_SOCKET", path.to_str().unwrap());
+    let mut gateway = setup.start().await;
+    assert_eq!(told(), "READY=1");
+    gateway.signal("HUP");
+    assert!(told().starts_with("RELOADING=1\nMONOTONIC_USEC="));
+    assert_eq!(told(), "READY=1");
+    gateway.signal("TERM");
+    assert_eq!(told(), "STOPPING=1");
+    assert_eq!(gateway.wait_exit().await, Some(0));
+}
+
+/// Names and types in the text format.
+fn families(metrics: &str) -> BTreeSet<(String, String)> {
+    let types = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "));
+    let pairs = types.filter_map(|line| line.split_once(' '));
+    pairs
+        .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_documented_and_every_documented_metric_is_there() {
+    let redis = RedisServer::start().await;
+    let gateway = Setup::redis(&redis).start().await;
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    // | `name` | type | labels | meaning |
+    let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
+    let documented: BTreeSet<_> = rows
+        .filter_map(|row| {
+            let (name, rest) = row.split_once("` | ")?;
+            let (kind, _) = rest.split_once(" | ")?;
+            Some((name.to_owned(), kind.to_owned()))
+        })
+        .collect();
+    let metrics = gateway.admin("/metrics").await.unwrap().text();
+    assert_eq!(families(&metrics), documented);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_count_what_happens() {
+    let redis = RedisServer::start().await;
+    let mut gateway = Setup::redis(&redis).set("drain.delay", "2s").start().await;
+    let client = Client::of(&[gateway.address], "demo").open().await;
+    let id = gateway.publish("demo", "chat", "hi").await;
+    client.wait_id(&id).await;
+    let metrics = async |gateway: &Gateway| gateway.admin("/metrics").await.unwrap().text();
+    let text = metrics(&gateway).await;
+    for line in [
+        "sse_gateway_streams_open 1",
+        "sse_gateway_deliveries_total 1",
+        "sse_gateway_redis_up 1",
+        "sse_gateway_redis_events_total{path=\"function\"} 1",
+        "sse_gateway_http_requests_total{route=\"publish\",status=\"2xx\"} 1",
+        "sse_gateway_event_lag_seconds_count 1",
+        "sse_gateway_subscribe_seconds_count 1",
+        "sse_gateway_phase{phase=\"running\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line}: {text}");
+    }
+    gateway.signal("TERM");
+    eventually!(
+        metrics(&gateway)
+            .await
+            .contains("sse_gateway_phase{phase=\"unready\"} 1"),
+        "{}",
+        gateway.log()
+    );
+    assert_eq!(gateway.wait_exit().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_leave_a_line_each_where_the_log_is_to_have_them() {
+    let setup = Setup::memory()
+        .set("log.access", "true")
+        .arguments(&["--log-format", "json"]);
+    let gateway = setup.start().await;
+    let client = Client::of(&[gateway.address], "demo").open().await;
+    let id = gateway.publish("demo", "chat", "a secret").await;
+    client.wait_id(&id).await;
+    drop(client);
+    let lines = || {
+        let log = gateway.log();
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines
+            .filter(|line| line["target"] == "access")
+            .collect::<Vec<_>>()
+    };
+    eventually!(lines().len() == 2, "{}", gateway.log());
+    let (opened, ended) = (&lines()[0], &lines()[1]);
+    assert_eq!(
+        (opened["room"].as_str(), ended["room"].as_str()),
+        (Some("demo"), Some("demo"))
+    );
+    assert_eq!(ended["reason"], "client");
+    assert_eq!(ended["last"], id.as_str());
+    assert_eq!(ended["events"], 1);
+    assert!(ended["bytes"].as_u64().unwrap() > 100 && ended["client"].is_string());
+    assert!(!gateway.log().contains("a secret"));
+}

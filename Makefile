@@ -2,14 +2,14 @@
 
 PAGE_TEST := gateway/tests/page/run.sh
 
-.PHONY: help test tools fmt lint doc page smoke unit deny run build bench
+.PHONY: help test tools fmt lint doc page smoke metrics unit deny run build bench
 
 help:
 	@echo "make run     a gateway in development mode, with a demo page"
 	@echo "make test    every check, after installing what is missing"
 	@echo "make tools   only install what is missing"
 	@echo "make bench   timings of the hub, and instructions against a baseline"
-	@echo "make fmt | lint | doc | deny | page | smoke | unit    one check"
+	@echo "make fmt | lint | doc | deny | page | smoke | metrics | unit    one check"
 
 # The tests come last, so that their count closes the output.
 test:
@@ -21,6 +21,7 @@ test:
 	@$(MAKE) --no-print-directory build
 	@$(MAKE) --no-print-directory page
 	@$(MAKE) --no-print-directory smoke
+	@$(MAKE) --no-print-directory metrics
 	@$(MAKE) --no-print-directory unit
 
 run:
@@ -50,6 +51,11 @@ page:
 
 smoke: build
 	@loadtest/smoke.sh
+
+# Dashboards and alerts against a real Prometheus.
+metrics: build
+	@docs/configuration.py --check
+	@deploy/prometheus/test.sh
 
 unit:
 	@.ci/unit

@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""Writes the Grafana dashboards: python3 dashboards.py, or with --check, which fails where a file is not up to date."""
+
+import json
+import pathlib
+import sys
+
+HERE = pathlib.Path(__file__).parent
+INSTANCES = 'instance=~"$instance"'
+
+
+def quantile(q, metric, by="le"):
+    return f"histogram_quantile({q}, sum by ({by}) (rate({metric}_bucket{{{INSTANCES}}}[$__rate_interval])))"
+
+
+def rate(metric, labels="", by=""):
+    selector = INSTANCES + (", " + labels if labels else "")
+    total = f"sum by ({by})" if by else "sum"
+    return f"{total} (rate({metric}{{{selector}}}[$__rate_interval]))"
+
+
+def total(metric, by=""):
+    return f"sum{f' by ({by})' if by else ''} ({metric}{{{INSTANCES}}})"
+
+
+def quantiles(metric):
+    return [(quantile(q, metric), name) for q, name in ((0.5, "p50"), (0.99, "p99"), (0.999, "p99.9"))]
+
+
+# Title, unit, what a reader should know, queries with their legends.
+OVERVIEW = [
+    ("Nodes that serve", "none", "Nodes in the phase running.", [(total("sse_gateway_phase", "phase"), "{{phase}}")]),
+    ("Streams", "none", "Event streams open, by node.", [(total("sse_gateway_streams_open", "instance"), "{{instance}}")]),
+    ("Redis", "none", "1 while events flow from Redis to the node.", [(f"min by (instance) (sse_gateway_redis_up{{{INSTANCES}}})", "{{instance}}")]),
+    ("Events to rooms", "ops", "Events that reached a room of a shard.", [(rate("sse_gateway_events_total", by="instance"), "{{instance}}")]),
+    ("Deliveries", "ops", "Events times the streams that they were due to.", [(rate("sse_gateway_deliveries_total", by="instance"), "{{instance}}")]),
+    ("From publishing to the node", "s", "Wrong by as much as the clocks of Redis and of the node differ.", quantiles("sse_gateway_event_lag_seconds")),
+    ("From the node to all streams of a room", "s", "Up to the last write.", quantiles("sse_gateway_fanout_seconds")),
+    ("Opened and closed", "ops", "Streams, by why they ended.", [(rate("sse_gateway_streams_opened_total"), "opened"), (rate("sse_gateway_streams_closed_total", by="reason"), "{{reason}}")]),
+    ("Time to join a room", "s", "What was missed included.", quantiles("sse_gateway_subscribe_seconds")),
+    ("Continuity not proved", "ops", "stream.reset events: clients that may have missed something, and were told.", [(rate("sse_gateway_resets_total", by="reason"), "{{reason}}")]),
+    ("Publishing over HTTP", "ops", "By status class.", [(rate("sse_gateway_http_requests_total", 'route="publish"', "status"), "{{status}}")]),
+    ("Bytes to clients", "Bps", "Without what TCP and IP add.", [(rate("sse_gateway_written_bytes_total", by="instance"), "{{instance}}")]),
+]
+NODE = [
+    ("CPU", "percentunit", "Of one core.", [(rate("process_cpu_seconds_total", by="instance"), "{{instance}}")]),
+    ("Memory", "bytes", "In use by the process; the kernel has some 5 KB for each stream besides.", [(total("process_resident_memory_bytes", "instance"), "{{instance}}"), (total("sse_gateway_room_log_bytes", "instance"), "recent events, {{instance}}")]),
+    ("Open files", "percentunit", "Of the limit. Each stream is one.", [(f"process_open_fds{{{INSTANCES}}} / process_max_fds{{{INSTANCES}}}", "{{instance}}")]),
+    ("Rooms", "none", "With a subscriber, counted once for each shard.", [(total("sse_gateway_rooms", "instance"), "{{instance}}")]),
+    ("Events in a write", "none", "Above 1 the node is busy, and carries several in each.", [(rate("sse_gateway_deliveries_total", by="instance") + " / " + rate("sse_gateway_writes_total", by="instance"), "{{instance}}")]),
+    ("A turn of writing", "s", "Everything else in a shard waits for it.", quantiles("sse_gateway_sweep_turn_seconds")),
+    ("Streams that take no bytes", "none", "They slow nobody else down.", [(total("sse_gateway_streams_stalled", "instance"), "{{instance}}")]),
+    ("Bytes behind", "bytes", "Of those, all together.", [(total("sse_gateway_stalled_bytes", "instance"), "{{instance}}")]),
+    ("Fell behind the recent events", "ops", "They went on from Redis.", [(rate("sse_gateway_lagged_total", by="instance"), "{{instance}}")]),
+    ("Recent events that were let go", "ops", "Because of stream.log_bytes, log_entries or log_memory.", [(rate("sse_gateway_room_log_evicted_total", by="instance"), "{{instance}}")]),
+    ("Resumes", "ops", "By what answered them.", [(rate("sse_gateway_resumes_total", by="source"), "{{source}}")]),
+    ("HTTP requests", "ops", "Streams are counted when they open.", [(rate("sse_gateway_http_requests_total", by="route, status"), "{{route}} {{status}}")]),
+    ("HTTP times", "s", "99 of 100 are answered by then; streams are not among them.", [(quantile(0.99, "sse_gateway_http_request_seconds", "le, route"), "{{route}}")]),
+    ("Connections", "ops", "Accepted.", [(rate("sse_gateway_http_connections_accepted_total", by="instance"), "{{instance}}")]),
+]
+REDIS = [
+    ("Events flow", "none", "1 while they do.", [(total("sse_gateway_redis_up", "instance"), "{{instance}}")]),
+    ("Through Redis and back", "s", "A message to the node itself.", [(quantile(0.5, "sse_gateway_redis_probe_seconds", "le, instance"), "p50 {{instance}}"), (quantile(0.99, "sse_gateway_redis_probe_seconds", "le, instance"), "p99 {{instance}}")]),
+    ("Events by the way they came", "ops", "stream: read from the stream, as after a plain XADD.", [(rate("sse_gateway_redis_events_total", by="path"), "{{path}}")]),
+    ("Commands", "ops", "By what for.", [(rate("sse_gateway_redis_commands_total", by="purpose"), "{{purpose}}")]),
+    ("Command times", "s", "99 of 100 are answered by then.", [(quantile(0.99, "sse_gateway_redis_command_seconds", "le, purpose"), "{{purpose}}")]),
+    ("Commands without an answer", "ops", "By what for.", [(rate("sse_gateway_redis_command_failures_total", by="purpose"), "{{purpose}}")]),
+    ("Range reads", "ops", "For resumes and for what was missed.", [(rate("sse_gateway_redis_range_reads_total", by="instance"), "{{instance}}")]),
+    ("Holes", "ops", "Messages that did not follow the last one; what was between is read from the stream.", [(rate("sse_gateway_redis_holes_total", by="instance"), "{{instance}}")]),
+    ("Lost connections", "ops", "Subscriptions made anew.", [(rate("sse_gateway_redis_reconnects_total", by="instance"), "{{instance}}")]),
+    ("Not delivered", "ops", "Entries and messages that are no events.", [(rate("sse_gateway_redis_skipped_total"), "entries"), (rate("sse_gateway_redis_malformed_total"), "messages")]),
+]
+BOARDS = {
+    "overview": ("sse-gateway: overview", "Is it healthy, how many, how fast, what is lost.", OVERVIEW),
+    "node": ("sse-gateway: node", "What a node does, and how near its limits it is.", NODE),
+    "redis": ("sse-gateway: Redis", "The link, and what is asked of Redis.", REDIS),
+}
+SOURCE = {"type": "prometheus", "uid": "${source}"}
+
+
+def panel(at, title, unit, about, queries):
+    return {
+        "id": at + 1,
+        "type": "timeseries",
+        "title": title,
+        "description": about,
+        "datasource": SOURCE,
+        "gridPos": {"x": at % 3 * 8, "y": at // 3 * 8, "w": 8, "h": 8},
+        "fieldConfig": {"defaults": {"unit": unit, "min": 0, "custom": {"fillOpacity": 8}}, "overrides": []},
+        "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi", "sort": "desc"}},
+        "targets": [
+            {"refId": chr(ord("A") + number), "datasource": SOURCE, "expr": query, "legendFormat": legend}
+            for number, (query, legend) in enumerate(queries)
+        ],
+    }
+
+
+def variable(kind, name, label, **more):
+    return {"type": kind, "name": name, "label": label, **more}
+
+
+def board(name, title, about, panels):
+    instances = variable(
+        "query", "instance", "node", datasource=SOURCE, query="label_values(sse_gateway_build_info, instance)",
+        refresh=2, multi=True, includeAll=True, allValue=".*", current={"text": "All", "value": "$__all"},
+    )
+    return {
+        "uid": f"sse-gateway-{name}",
+        "title": title,
+        "description": about,
+        "tags": ["sse-gateway"],
+        "schemaVersion": 39,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "10s",
+        "time": {"from": "now-30m", "to": "now"},
+        "templating": {"list": [variable("datasource", "source", "data source", query="prometheus"), instances]},
+        "links": [{"type": "dashboards", "title": "sse-gateway", "tags": ["sse-gateway"], "asDropdown": True}],
+        "panels": [panel(at, *of) for at, of in enumerate(panels)],
+    }
+
+
+def main():
+    stale = []
+    for name, (title, about, panels) in BOARDS.items():
+        path = HERE / f"{name}.json"
+        text = json.dumps(board(name, title, about, panels), indent=2) + "\n"
+        if "--check" in sys.argv:
+            if not path.exists() or path.read_text() != text:
+                stale.append(path.name)
+        else:
+            path.write_text(text)
+    if stale:
+        sys.exit(f"not up to date, run deploy/grafana/dashboards.py: {', '.join(stale)}")
+
+
+main()

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Runs every query of the dashboards and every alert against a real Prometheus that scrapes two gateways under a small
+# load: each query has to find data, none may fail. Needs prometheus, promtool, redis-server and python3.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+for program in prometheus promtool redis-server python3; do
+  if ! command -v "$program" > /dev/null; then
+    echo "not run: $program is not installed" >&2
+    # Where CI is set, a test that is left out is one that fails.
+    [ -z "${CI:-}" ] && exit 0 || exit 1
+  fi
+done
+
+bin=${CARGO_TARGET_DIR:-../../target}/debug
+python3 ../grafana/dashboards.py --check
+promtool check rules alerts.yml > /dev/null
+promtool test rules alerts_test.yml
+
+work=$(mktemp -d)
+trap 'kill $(jobs -p) 2> /dev/null || true; wait 2> /dev/null || true; rm -rf "$work"' EXIT
+read -r redis a b prometheus < <(python3 - << 'PORTS'
+import socket
+free = []
+while len(free) < 4:
+    s = socket.socket()
+    s.bind(("127.0.0.1", 0))
+    # A gateway's admin port is its port + 1000.
+    if s.getsockname()[1] < 60000:
+        free.append(s)
+print(*(s.getsockname()[1] for s in free))
+PORTS
+)
+ports=("$a" "$b")
+redis-server --port "$redis" --save "" --appendonly no --dir "$work" > "$work/redis.log" &
+cat > "$work/prometheus.yml" << CONFIG
+global: { scrape_interval: 1s, evaluation_interval: 1s }
+rule_files: ["$PWD/alerts.yml"]
+scrape_configs:
+  - job_name: sse-gateway
+    static_configs: [{ targets: ["127.0.0.1:$((a + 1000))", "127.0.0.1:$((b + 1000))"] }]
+CONFIG
+for port in "${ports[@]}"; do
+  "$bin/sse-gateway" --redis "redis://127.0.0.1:$redis" --listen "127.0.0.1:$port" --publish-key k --log warn \
+    > "$work/gateway-$port.log" 2>&1 &
+done
+prometheus --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/data" \
+  --web.listen-address="127.0.0.1:$prometheus" > "$work/prometheus.log" 2>&1 &
+curl --silent --fail --retry 60 --retry-delay 1 --retry-all-errors "http://127.0.0.1:$((a + 1000))/readyz" > /dev/null
+curl --silent --fail --retry 60 --retry-delay 1 --retry-all-errors "http://127.0.0.1:$((b + 1000))/readyz" > /dev/null
+curl --silent --fail "http://127.0.0.1:$((a + 1000))/metrics" | promtool check metrics
+
+"$bin/sse-loadtest" run --url "http://127.0.0.1:$a" --url "http://127.0.0.1:$b" --redis "redis://127.0.0.1:$redis" \
+  -c 100 -r 10 --rate 100 -d 12s --churn 20/s -q > "$work/load.txt" &
+load=$!
+curl --silent --fail -H 'Authorization: Bearer k' -d hi "http://127.0.0.1:$a/rooms/x/events" > /dev/null
+python3 queries.py "http://127.0.0.1:$prometheus"
+wait "$load"

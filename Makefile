@@ -2,14 +2,14 @@
 
 PAGE_TEST := gateway/tests/page/run.sh
 
-.PHONY: help test tools fmt lint doc page smoke metrics unit deny run build bench
+.PHONY: help test tools fmt lint doc page smoke metrics chart unit deny run build bench chart-package
 
 help:
 	@echo "make run     a gateway in development mode, with a demo page"
 	@echo "make test    every check, after installing what is missing"
 	@echo "make tools   only install what is missing"
 	@echo "make bench   timings of the hub, and instructions against a baseline"
-	@echo "make fmt | lint | doc | deny | page | smoke | metrics | unit    one check"
+	@echo "make fmt | lint | doc | deny | page | smoke | metrics | chart | unit    one check"
 
 # The tests come last, so that their count closes the output.
 test:
@@ -22,6 +22,7 @@ test:
 	@$(MAKE) --no-print-directory page
 	@$(MAKE) --no-print-directory smoke
 	@$(MAKE) --no-print-directory metrics
+	@$(MAKE) --no-print-directory chart
 	@$(MAKE) --no-print-directory unit
 
 run:
@@ -56,6 +57,16 @@ smoke: build
 metrics: build
 	@docs/configuration.py --check
 	@deploy/prometheus/test.sh
+
+# The Helm chart on paper: lint, templates, decisions.
+chart: build
+	@cmp deploy/prometheus/alerts.yml helm/sse-gateway/files/alerts.yaml
+	@for board in deploy/grafana/*.json; do cmp $$board helm/sse-gateway/files/dashboards/$$(basename $$board); done
+	@helm/test.sh
+
+# The chart as an archive in target/.
+chart-package:
+	helm package helm/sse-gateway --destination target
 
 unit:
 	@.ci/unit

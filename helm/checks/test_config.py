@@ -1,0 +1,202 @@
+"""Checks the configuration file, secrets and the stop: what comes of the values, and what is refused."""
+
+import hashlib
+import json
+import re
+import subprocess
+import tempfile
+import unittest
+
+from chart import Chart
+from rendering import CHART, ROOT, Refused, parse, render, value_sets
+
+DEFAULTS = ROOT / "gateway/src/config/defaults.toml"
+
+# What the chart sets itself.
+OWN_SETTINGS = {"node", "listen", "admin.listen", "redis.url", "publish.keys"}
+
+
+class Refusals(unittest.TestCase):
+    def test_each_says_why(self):
+        files = sorted((CHART / "ci/refused").glob("*.yaml"))
+        self.assertGreater(len(files), 20)
+        for file in files:
+            with self.subTest(file.stem):
+                says = file.read_text().splitlines()[0].removeprefix("# says: ")
+                with self.assertRaises(Refused) as refused:
+                    render(file)
+                self.assertIn(says, str(refused.exception))
+
+
+class Configuration(Chart):
+    def settings(self, schema, path=""):
+        for key, below in schema["properties"].items():
+            if "properties" in below:
+                yield from self.settings(below, f"{path}{key}.")
+            else:
+                yield path + key
+
+    @staticmethod
+    def toml_library():
+        try:
+            import tomllib
+        except ImportError:
+            raise unittest.SkipTest("Python before 3.11 reads no TOML")
+        return tomllib
+
+    def known(self):
+        known = set()
+        for key, value in self.toml_library().loads(DEFAULTS.read_text()).items():
+            known |= {f"{key}.{inner}" for inner in value} if isinstance(value, dict) else {key}
+        return known
+
+    def test_schema_has_every_setting_of_the_gateway(self):
+        known = self.known()
+        schema = json.loads((CHART / "values.schema.json").read_text())
+        mine = set(self.settings(schema["properties"]["config"]))
+        self.assertEqual(known - OWN_SETTINGS - mine, set(), "the schema lacks settings of the gateway")
+        self.assertEqual(mine - known, set(), "the gateway has no such settings")
+        self.assertEqual(mine & OWN_SETTINGS, set())
+
+    def test_file_says_what_the_values_say(self):
+        toml = self.toml_library()
+        values = parse({"config": (CHART / "ci/config-values.yaml").read_text()})["config"][0]["config"]
+        values |= {"listen": "0.0.0.0:8080", "admin": {"listen": "0.0.0.0:9080"}}
+        self.assertEqual(toml.loads(self.toml("config")), values)
+        self.assertEqual(
+            toml.loads(self.toml("embedded")),
+            {
+                "listen": "0.0.0.0:8080",
+                "admin": {"listen": "0.0.0.0:9080"},
+                "log": {"format": "json"},
+                "drain": {"delay": "5s", "spread": "15s", "grace": "40s"},
+            },
+        )
+
+    def test_numbers_are_whole(self):
+        text = self.toml("config")
+        self.assertIn("\nlog_memory = 1073741824\n", text)
+        self.assertIn("\nmax_len = 10000000\n", text)
+        self.assertNotRegex(text, r"= [0-9.]+e\+")
+
+    def test_addresses(self):
+        self.assertIn('listen = "[::]:8080"', self.toml("extras"))
+        self.assertIn('[admin]\nlisten = "[::]:9080"', self.toml("extras"))
+
+    def test_gateway_takes_the_files(self):
+        programs = [ROOT / f"target/{kind}/sse-gateway" for kind in ("release", "debug")]
+        fresh = [p for p in programs if p.exists() and p.stat().st_mtime > DEFAULTS.stat().st_mtime]
+        if not fresh:
+            raise unittest.SkipTest("no gateway is built that has the present settings")
+        program = fresh[0]
+        for name in value_sets():
+            with self.subTest(name), tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+                file.write(self.toml(name))
+                file.flush()
+                env = {"SSE_REDIS__URL": "redis://:password@events-sse-gateway-redis:6379", "SSE_NODE": "pod-1"}
+                done = subprocess.run(
+                    [program, "--config", file.name, "check-config"], capture_output=True, text=True, env=env
+                )
+                self.assertEqual(done.returncode, 0, done.stderr)
+
+
+class Stopping(Chart):
+    def grace(self, name):
+        return self.pod(name)["terminationGracePeriodSeconds"]
+
+    def test_grace_period_is_that_of_the_gateway_and_five_seconds(self):
+        wanted = {
+            "embedded": 45,
+            "config": 96,
+            "alb": 65,
+            "fast": 6,
+            "minutes": 125,
+            "whole-hour": 3605,
+            "leading-zero": 95,
+            "exact": 45,
+        }
+        self.assertEqual({name: self.grace(name) for name in wanted}, wanted)
+
+    def test_no_pod_goes_before_its_successor_is_ready(self):
+        spec = self.find("embedded", "Deployment")["spec"]
+        self.assertEqual(
+            spec["strategy"], {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+        )
+        self.assertEqual(spec["minReadySeconds"], 5)
+        self.assertNotIn("lifecycle", self.gateway("embedded"))
+
+    def test_probes(self):
+        gateway = self.gateway("embedded")
+        for probe, path in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]:
+            self.assertEqual(gateway[probe]["httpGet"], {"path": path, "port": "admin"})
+        self.assertEqual(gateway["ports"][1], {"name": "admin", "containerPort": 9080})
+        # Out of the endpoints well before the drain's delay is over.
+        probe = gateway["readinessProbe"]
+        self.assertLess(probe["periodSeconds"] * probe["failureThreshold"], 5)
+
+
+class RollOut(Chart):
+    def annotations(self, name):
+        return self.find(name, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+
+    def test_generated_values_bring_no_new_pods(self):
+        self.assertNotEqual(self.secret("embedded")["publish-keys"], self.secret("again")["publish-keys"])
+        self.assertEqual(self.annotations("embedded"), self.annotations("again"))
+        self.assertEqual(self.annotations("embedded"), self.annotations("replicas"))
+
+    def test_settings_and_given_secrets_do(self):
+        config = "checksum/config"
+        self.assertNotEqual(self.annotations("embedded")[config], self.annotations("minutes")[config])
+        self.assertEqual(self.annotations("embedded")[config], self.annotations("redis-password")[config])
+        secret = "checksum/secret"
+        self.assertNotEqual(self.annotations("embedded")[secret], self.annotations("redis-password")[secret])
+        self.assertNotEqual(self.annotations("embedded")[secret], self.annotations("external")[secret])
+
+    def test_checksum_is_that_of_the_file(self):
+        text = self.toml("config").rstrip("\n")
+        self.assertEqual(self.annotations("config")["checksum/config"], hashlib.sha256(text.encode()).hexdigest())
+
+
+class Secrets(Chart):
+    def test_embedded(self):
+        secret = self.secret("embedded")
+        self.assertRegex(secret["redis-password"], r"^[A-Za-z0-9]{32}$")
+        self.assertEqual(secret["redis-url"], f"redis://:{secret['redis-password']}@events-sse-gateway-redis:6379")
+        self.assertEqual(secret["redis-auth.conf"], f"requirepass {secret['redis-password']}\n")
+        self.assertRegex(secret["publish-keys"], r"^[A-Za-z0-9]{32}$")
+        self.assertEqual(secret["publish-key"], secret["publish-keys"])
+        self.assertNotEqual(secret["publish-key"], secret["redis-password"])
+        self.assertEqual(self.secret("extras")["redis-url"], "redis://:letmein@events-redis:6379")
+
+    def test_external(self):
+        secret = self.secret("external")
+        self.assertEqual(secret["redis-url"], "redis://:p%40ss@redis.example.com:6379/0")
+        self.assertEqual(secret["publish-keys"], "first-key,second-key")
+        self.assertEqual(secret["publish-key"], "first-key")
+        self.assertNotIn("redis-password", secret)
+        self.assertEqual(self.secret("sentinel")["redis-url"], "redis-sentinel://s1:26379,s2:26379/main")
+
+    def test_existing(self):
+        self.assertNotIn("Secret", self.kinds("secrets"))
+        env = self.env("secrets")
+        self.assertEqual(env["SSE_REDIS__URL"], {"secretKeyRef": {"name": "my-redis", "key": "url"}})
+        self.assertEqual(env["SSE_PUBLISH__KEYS"], {"secretKeyRef": {"name": "my-keys", "key": "all"}})
+        test = self.find("secrets", "Pod")["spec"]["containers"][0]["env"][0]
+        self.assertEqual(test["valueFrom"], {"secretKeyRef": {"name": "my-keys", "key": "backend"}})
+        # Only the Redis is someone else's: the key is still made here.
+        self.assertEqual(set(self.secret("haproxy")), {"publish-keys", "publish-key"})
+
+    def test_environment(self):
+        env = self.env("embedded")
+        self.assertEqual(env["SSE_NODE"], {"fieldRef": {"fieldPath": "metadata.name"}})
+        self.assertEqual(env["SSE_REDIS__URL"], {"secretKeyRef": {"name": "events-sse-gateway", "key": "redis-url"}})
+        self.assertEqual(
+            env["SSE_PUBLISH__KEYS"], {"secretKeyRef": {"name": "events-sse-gateway", "key": "publish-keys"}}
+        )
+        self.assertEqual(self.gateway("embedded")["args"], ["--config", "/etc/sse-gateway/config.toml"])
+
+    def test_none_is_in_a_config_map_or_a_pod(self):
+        for name in ("external", "extras"):
+            public = json.dumps([o for o in self.objects[name] if o["kind"] != "Secret"])
+            for secret in ("p%40ss", "first-key", "letmein"):
+                self.assertNotIn(secret, public)

@@ -83,7 +83,7 @@ for path in sorted(work.glob("drain-*")):
     worst = max(worst, max(tenths) / (end / 10))
 most = max(sums)
 for number, count in enumerate(sums):
-    print(f"{number * 10:3} to {number * 10 + 10:3} % of the drain time  {count:6,}  {'█' * round(40 * count / most)}")
+    print(f"{number * 10:3} to {number * 10 + 10:3} % of the drain time  {count:6,.0f}  {'█' * round(40 * count / most)}")
 print(f"the busiest tenth of any drain saw {worst:.2f} times the mean")
 sys.exit(worst > 2)
 REPORT

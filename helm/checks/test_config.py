@@ -87,7 +87,7 @@ class Configuration(Chart):
         fresh = [p for p in programs if p.exists() and p.stat().st_mtime > DEFAULTS.stat().st_mtime]
         if not fresh:
             raise unittest.SkipTest("no gateway is built that has the present settings")
-        program = fresh[0]
+        program = max(fresh, key=lambda program: program.stat().st_mtime)
         for name in value_sets():
             with self.subTest(name), tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
                 file.write(self.toml(name))

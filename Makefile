@@ -1,13 +1,18 @@
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+
 # `make test` is all that has to pass; it installs what it needs first. The rest are its parts.
 
 PAGE_TEST := gateway/tests/page/run.sh
 
-.PHONY: help test tools fmt lint doc page smoke metrics chart unit deny run build bench chart-package
+.PHONY: help test tools fmt lint doc page smoke metrics chart unit deny run build bench image chart-package dist
 
 help:
 	@echo "make run     a gateway in development mode, with a demo page"
 	@echo "make test    every check, after installing what is missing"
 	@echo "make tools   only install what is missing"
+	@echo "make image   the container image sse-gateway:$(VERSION), with all three programs"
+	@echo "make chart-package    the Helm chart as an archive"
+	@echo "make dist    an archive of static programs, completions and man pages, with checksums"
 	@echo "make bench   timings of the hub, and instructions against a baseline"
 	@echo "make fmt | lint | doc | deny | page | smoke | metrics | chart | unit    one check"
 
@@ -63,6 +68,13 @@ chart: build
 	@cmp deploy/prometheus/alerts.yml helm/sse-gateway/files/alerts.yaml
 	@for board in deploy/grafana/*.json; do cmp $$board helm/sse-gateway/files/dashboards/$$(basename $$board); done
 	@helm/test.sh
+
+image:
+	docker build -f deploy/Dockerfile -t sse-gateway:$(VERSION) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) .
+
+dist:
+	@deploy/dist.sh
 
 # The chart as an archive in target/.
 chart-package:

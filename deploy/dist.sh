@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Builds the release programs and packs them with what belongs to them:
+# target/dist/sse-gateway-VERSION-TARGET.tar.gz, and its checksum beside it. Static, by the musl target,
+# where that is installed; else for glibc. The name says which.
+#
+#   deploy/dist.sh
+#   TARGET=aarch64-unknown-linux-gnu deploy/dist.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf 'dist: %s\n' "$*" >&2; }
+has() { command -v "$1" >/dev/null 2>&1; }
+installed() { compgen -G "$(rustc --print target-libdir --target "$1" 2>/dev/null)/libstd-*" >/dev/null; }
+
+version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+host=$(rustc -vV | sed -n 's/^host: //p')
+musl=${host%-gnu}-musl
+if [ -z "${TARGET:-}" ]; then
+  if installed "$musl"; then
+    TARGET=$musl
+  else
+    TARGET=$host
+    say "the target $musl is not installed (rustup target add $musl): the programs will need this machine's glibc or a later one"
+  fi
+fi
+
+# The release profile keeps line tables; here they would only be weight.
+export CARGO_PROFILE_RELEASE_DEBUG=none CARGO_PROFILE_RELEASE_STRIP=symbols
+cargo build --release --locked --workspace --bins --target "$TARGET"
+
+# Nothing in the archive depends on when and by whom it was made. help2man reads this too.
+SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+export SOURCE_DATE_EPOCH
+
+programs=(sse-gateway sse-publish sse-loadtest)
+name=sse-gateway-$version-$TARGET
+dist=target/dist
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+root=$work/$name
+mkdir -p "$root"/bin "$dist"
+for program in "${programs[@]}"; do
+  cp "${CARGO_TARGET_DIR:-target}/$TARGET/release/$program" "$root/bin/"
+done
+cp LICENSE README.md CHANGELOG.md "$root/"
+# What an installation without containers takes: the unit, proxies, alerts, dashboards, documents.
+for path in deploy/systemd deploy/haproxy.cfg deploy/nginx.conf deploy/errors deploy/prometheus/alerts.yml \
+  deploy/grafana/*.json docs/*.md; do
+  if [ -e "$path" ]; then cp -r --parents "$path" "$root/"; fi
+done
+
+# The programs write these themselves, so those for another processor go without.
+if "$root/bin/sse-gateway" --version >/dev/null 2>&1; then
+  mkdir -p "$root"/completions/{bash,zsh,fish}
+  for program in "${programs[@]}"; do
+    "$root/bin/$program" completions bash >"$root/completions/bash/$program"
+    "$root/bin/$program" completions zsh >"$root/completions/zsh/_$program"
+    "$root/bin/$program" completions fish >"$root/completions/fish/$program.fish"
+  done
+  if has help2man; then
+    mkdir "$root/man"
+    for program in "${programs[@]}"; do
+      summary=$("$root/bin/$program" --help | sed -n '1{s/\.$//;p}')
+      help2man --no-info --name "$summary" --output "$root/man/$program.1" "$root/bin/$program"
+    done
+  else
+    say "help2man is not installed: no man pages"
+  fi
+else
+  say "programs for $TARGET do not run here: no completions, no man pages"
+fi
+
+tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mode=go-w \
+  --mtime="@$SOURCE_DATE_EPOCH" -c "$name" | gzip -9n >"$dist/$name.tar.gz"
+(cd "$dist" && sha256sum "$name.tar.gz" >"$name.tar.gz.sha256")
+say "$dist/$name.tar.gz has $(wc -c <"$dist/$name.tar.gz") bytes"

@@ -1,14 +1,19 @@
 //! What is printed at the start: where the node listens and, in development mode, what to try.
 
 use std::fmt::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use crate::config::Config;
+use crate::healthcheck;
 
 /// The text, for the addresses that were really taken.
 #[must_use]
 pub fn text(config: &Config, clients: SocketAddr, admin: SocketAddr) -> String {
-    let site = format!("http://{}{}", reachable(clients), config.http.path_prefix);
+    let site = format!(
+        "http://{}{}",
+        healthcheck::reachable(clients),
+        config.http.path_prefix
+    );
     let mut text = format!(
         "sse-gateway {} ({}) listens on http://{clients}{}, for metrics and health on http://{admin}\n",
         env!("CARGO_PKG_VERSION"),
@@ -41,16 +46,6 @@ pub fn text(config: &Config, clients: SocketAddr, admin: SocketAddr) -> String {
     text
 }
 
-/// An address to type: nobody can go to 0.0.0.0.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,7 +70,7 @@ mod tests {
             assert!(text.contains(part), "{part}\n{text}");
         }
         assert_eq!(
-            reachable("[::]:80".parse().unwrap()).to_string(),
+            healthcheck::reachable("[::]:80".parse().unwrap()).to_string(),
             "[::1]:80"
         );
     }

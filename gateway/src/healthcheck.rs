@@ -42,8 +42,9 @@ fn exchange(address: SocketAddr, path: &str) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// One listens on all addresses, and connects to one.
-fn reachable(address: SocketAddr) -> SocketAddr {
+/// The address to go to for one that is listened on: nobody can go to 0.0.0.0.
+#[must_use]
+pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

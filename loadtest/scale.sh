@@ -29,7 +29,7 @@ for node in $(seq 0 "$gateways"); do
   nodes+=($!)
   urls+=("http://127.0.0.1:$port")
 done
-for port in $(seq "$first" $((first + gateways))); do
+for port in "$redis" $(seq "$first" $((first + gateways))); do
   for _ in $(seq 100); do
     if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then break; fi
     sleep 0.1

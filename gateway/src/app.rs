@@ -27,6 +27,7 @@ use crate::hub::{HubConfig, Inlets, Node, Shard, ShardId, Supply, Times};
 use crate::metrics::{register_hub, register_process};
 use crate::notify::{notify, reloading};
 use crate::reload::{Live, Reload};
+use crate::trace::Traces;
 
 /// Items that a broker may be ahead of a shard.
 const INLET_CAPACITY: usize = 1024;
@@ -68,6 +69,7 @@ pub async fn run(
     config: Config,
     listeners: Listeners,
     mut reload: Reload,
+    traces: Traces,
     started: impl FnOnce(),
 ) -> anyhow::Result<()> {
     let mut signals = StopSignals::listen().context("signals cannot be listened for")?;
@@ -77,7 +79,7 @@ pub async fn run(
     let (inlets, outlets): (Inlets, Vec<_>) =
         (0..count).map(|_| mpsc::channel(INLET_CAPACITY)).unzip();
     let registry = Registry::new();
-    let broker = broker(&config, inlets, &registry)?;
+    let broker = broker(&config, inlets, &registry, &traces)?;
     let lifecycle = Lifecycle::default();
     let (node, metrics) =
         register(&registry, count, &lifecycle).context("metrics cannot be registered")?;
@@ -99,6 +101,7 @@ pub async fn run(
             node: node.clone(),
             metrics: metrics.clone(),
             lifecycle: lifecycle.clone(),
+            traces: traces.clone(),
             fault: fault.clone(),
         };
         shards.push(
@@ -232,6 +235,7 @@ struct Parts {
     node: Node,
     metrics: Arc<HttpMetrics>,
     lifecycle: Lifecycle,
+    traces: Traces,
     fault: mpsc::Sender<ShardId>,
 }
 
@@ -285,6 +289,7 @@ impl Parts {
             node,
             metrics,
             lifecycle,
+            traces,
             fault,
         } = self;
         let shard = match Shard::new(id, hub, broker.clone(), Rc::new(encoder), &node) {
@@ -298,6 +303,7 @@ impl Parts {
             shard: shard.handle(),
             metrics,
             lifecycle: lifecycle.clone(),
+            traces,
         });
         // Nobody waits any more only when the process is ending.
         let _ = ready.send(Ok(()));
@@ -334,7 +340,12 @@ impl Parts {
     }
 }
 
-fn broker(config: &Config, inlets: Inlets, registry: &Registry) -> anyhow::Result<Arc<dyn Broker>> {
+fn broker(
+    config: &Config,
+    inlets: Inlets,
+    registry: &Registry,
+    traces: &Traces,
+) -> anyhow::Result<Arc<dyn Broker>> {
     let (retention, publish, redis) = (&config.retention, &config.publish, &config.redis);
     if redis.url.is_empty() {
         let memory = MemoryConfig {
@@ -344,7 +355,7 @@ fn broker(config: &Config, inlets: Inlets, registry: &Registry) -> anyhow::Resul
             idempotency_window: publish.idempotency_window,
             ..MemoryConfig::default()
         };
-        return Ok(MemoryBroker::start(memory, inlets));
+        return Ok(MemoryBroker::start(memory, inlets, traces.clone()));
     }
     let redis = RedisConfig {
         url: redis.url.clone(),
@@ -366,7 +377,7 @@ fn broker(config: &Config, inlets: Inlets, registry: &Registry) -> anyhow::Resul
         idempotency_window: publish.idempotency_window,
     };
     let metrics = RedisMetrics::register(registry).context("metrics cannot be registered")?;
-    let redis = RedisBroker::start(redis, inlets, metrics);
+    let redis = RedisBroker::start(redis, inlets, metrics, traces.clone());
     Ok(redis.context("the Redis broker cannot start")?)
 }
 

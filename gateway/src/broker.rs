@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use protocol::{EventId, RoomName};
+use protocol::{EventId, RoomName, TraceParent};
 
 use crate::hub::Upstream;
 
@@ -22,7 +22,7 @@ pub struct NewEvent {
     /// Deliver now, store nothing, give no id.
     pub ephemeral: bool,
     /// W3C trace context, kept with the event as an extension field.
-    pub traceparent: Option<String>,
+    pub trace: Option<TraceParent>,
 }
 
 /// What became of a publish.

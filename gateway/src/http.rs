@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Body;
+use opentelemetry::KeyValue;
+use opentelemetry::context::FutureExt;
 use percent_encoding::percent_decode_str;
 use protocol::RoomName;
 
@@ -16,6 +18,7 @@ use crate::broker::Broker;
 use crate::drain::Lifecycle;
 use crate::hub::{Node, ShardHandle};
 use crate::reload::Live;
+use crate::trace::{self, Traces};
 
 pub mod admin;
 mod body;
@@ -82,6 +85,8 @@ pub struct Site {
     pub metrics: Arc<HttpMetrics>,
     /// Whether the process is on its way to the end.
     pub lifecycle: Lifecycle,
+    /// Spans.
+    pub traces: Traces,
 }
 
 /// What becomes of a request.
@@ -160,18 +165,31 @@ where
         &site.config.allowed_origins,
     );
     let mut route = Route::Other;
+    let span = site
+        .traces
+        .request(&parts.method, publish::traceparent(&parts.headers));
     let outcome = match &caller {
-        Ok(caller) => dispatch(site, &parts, body, caller, &mut route).await,
+        Ok(caller) => {
+            let work = dispatch(site, &parts, body, caller, &mut route);
+            work.with_context(span.clone().unwrap_or_default()).await
+        }
         Err(refusal) => Err(refusal.clone()),
     };
     let mut response = match outcome {
-        Ok(Outcome::Stream(opening)) => {
+        Ok(Outcome::Stream(mut opening)) => {
             site.metrics.stream_opened();
+            if let Some(span) = &span {
+                trace::answered(span, &parts.method, route.template(), StatusCode::OK);
+            }
+            opening.trace = span;
             return Outcome::Stream(opening);
         }
         Ok(Outcome::Answer(response)) => response,
         Err(failure) => failure.into_response(),
     };
+    if let Some(span) = &span {
+        trace::answered(span, &parts.method, route.template(), response.status());
+    }
     site.metrics
         .answered(route, response.status(), began.elapsed());
     let headers = response.headers_mut();
@@ -263,8 +281,19 @@ where
 {
     let rules = site.config.publish.get();
     rules.check(&room, &parts.headers)?;
-    let event = publish::read_event(&parts.headers, body, rules.max_bytes).await?;
+    let mut event = publish::read_event(&parts.headers, body, rules.max_bytes).await?;
+    // Not recorded here: the caller's own span goes with the event.
+    event.trace = trace::parent().or(event.trace);
+    let name = room.clone();
     let published = site.broker.publish(room, event).await?;
+    trace::note(|| {
+        let id = published.id.map(|id| id.to_string());
+        [
+            KeyValue::new("messaging.operation.type", "send"),
+            KeyValue::new("messaging.destination.name", name.to_string()),
+            KeyValue::new("messaging.message.id", id.unwrap_or_default()),
+        ]
+    });
     // Subscribers first: the shard has its turn before the answer is written.
     let _ = tokio::task::spawn_local(tokio::task::yield_now()).await;
     let status = match (published.id, published.repeat) {

@@ -4,8 +4,11 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use opentelemetry::Context;
 use protocol::{Event, EventId, RoomName};
 use tokio::sync::mpsc;
+
+use crate::trace::FanOut;
 
 mod access;
 mod catchup;
@@ -57,6 +60,21 @@ pub enum ResetReason {
     Fork,
 }
 
+impl ResetReason {
+    /// As clients, metrics and spans name it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Trimmed => "trimmed",
+            Self::Unknown => "unknown",
+            Self::Future => "future",
+            Self::Malformed => "malformed",
+            Self::Deleted => "deleted",
+            Self::Fork => "fork",
+        }
+    }
+}
+
 /// A `stream.reset` for everyone who is in a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reset {
@@ -86,6 +104,8 @@ pub enum Supply {
         room: RoomName,
         /// In order.
         items: Vec<Item>,
+        /// Of those that are traced.
+        fan_out: Option<Arc<FanOut>>,
     },
     /// Continuity of the live room broke: drop the room log, tell everyone.
     Reset {
@@ -137,6 +157,15 @@ impl Item {
         match self {
             Self::Event(event) => event.id,
             Self::Skipped(id) => Some(*id),
+        }
+    }
+
+    /// The event, unless it cannot be delivered.
+    #[must_use]
+    pub fn event(&self) -> Option<&Event> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::Skipped(_) => None,
         }
     }
 
@@ -221,6 +250,8 @@ pub struct Subscription {
     pub heartbeat_events: bool,
     /// Not let in: told so, and closed.
     pub refused: Option<&'static str>,
+    /// The span of the request, where it is recorded: ends when the stream is among the live ones of its room.
+    pub trace: Option<Context>,
 }
 
 /// An event that the gateway itself sends.

@@ -1,6 +1,6 @@
 //! sse-gateway: holds browser `EventSource` streams, grouped by room, and feeds them from a broker.
 //!
-//! Dependencies point one way: `protocol` ← [`hub`] ← [`broker`] ← [`http`] ← [`app`] ← `main`.
+//! Dependencies point one way: `protocol` ← [`trace`] ← [`hub`] ← [`broker`] ← [`http`] ← [`app`] ← `main`.
 
 pub mod app;
 pub mod banner;
@@ -15,3 +15,4 @@ pub mod metrics;
 pub mod notify;
 pub mod reload;
 pub mod telemetry;
+pub mod trace;

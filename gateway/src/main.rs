@@ -8,6 +8,7 @@ use gateway::app::{self, Listeners};
 use gateway::cli::{self, Cli, Command, EXIT_FAILURE, EXIT_USAGE, Stop};
 use gateway::config::{self, Config, Loaded};
 use gateway::reload::Reload;
+use gateway::trace::{self, Traces};
 use gateway::{banner, healthcheck, telemetry};
 
 fn main() -> ExitCode {
@@ -67,7 +68,15 @@ fn serve(config: Config, reload: Reload) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the runtime cannot start")?;
-    runtime.block_on(app::run(config, listeners, reload, || show(&banner)))
+    runtime.block_on(async {
+        let otlp = trace::export(&config.node);
+        let traces = Traces::new(otlp.as_ref());
+        let done = app::run(config, listeners, reload, traces, || show(&banner)).await;
+        if let Some(otlp) = otlp {
+            trace::finish(otlp).await;
+        }
+        done
+    })
 }
 
 /// Variables that are not text are nobody's settings.

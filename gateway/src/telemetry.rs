@@ -2,12 +2,19 @@
 
 use std::io::{IsTerminal, stderr};
 
+use std::fmt;
+
+use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry, reload};
+use tracing_subscriber::{EnvFilter, Layer, Registry, registry, reload};
 
 use crate::config::LogFormat;
+use crate::trace;
 
 /// Why logging cannot start; one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,12 +67,13 @@ pub fn init(level: &str, format: LogFormat) -> Result<LogFilter, TelemetryError>
         LogFormat::Json => true,
     };
     let (filter, handle) = reload::Layer::new(filter(level)?);
-    let lines = fmt::layer().with_writer(stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
     let lines = if json {
         lines
             .json()
             .flatten_event(true)
             .with_current_span(false)
+            .map_event_format(WithTrace)
             .boxed()
     } else {
         lines
@@ -76,6 +84,37 @@ pub fn init(level: &str, format: LogFormat) -> Result<LogFilter, TelemetryError>
     let started = registry().with(filter).with(lines).try_init();
     started.map_err(|_| TelemetryError::Twice)?;
     Ok(LogFilter(handle))
+}
+
+/// JSON lines with the ids of the trace that the work at hand belongs to, where that is recorded.
+struct WithTrace<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for WithTrace<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let Some(trace) = trace::parent() else {
+            return self.0.format_event(context, writer, event);
+        };
+        let mut line = String::new();
+        self.0
+            .format_event(context, Writer::new(&mut line), event)?;
+        let object = line.trim_end().trim_end_matches('}');
+        let ids = format_args!(
+            r#""trace_id":"{:032x}","span_id":"{:016x}""#,
+            u128::from_be_bytes(trace.trace_id),
+            u64::from_be_bytes(trace.span_id),
+        );
+        writeln!(writer, "{object},{ids}}}")
+    }
 }
 
 /// Whether colours are unwanted: <https://no-color.org>, where any value but the empty one counts.

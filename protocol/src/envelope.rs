@@ -8,7 +8,8 @@ use memchr::memchr;
 use serde_json::{Map, Value};
 
 use crate::event::{self, EventError};
-use crate::{Event, EventId};
+use crate::trace::TRACEPARENT;
+use crate::{Event, EventId, TraceParent};
 
 const MAGIC: &[u8] = b"SSE/";
 
@@ -53,7 +54,7 @@ pub fn decode(message: &Bytes) -> Result<ChannelMessage, EnvelopeError> {
         EventId::parse(&line[..space]).map_err(|_| EnvelopeError("its id is not an event id"))?;
     let prev = EventId::parse(&line[space + 1..])
         .map_err(|_| EnvelopeError("its previous id is not an event id"))?;
-    let mut name = Bytes::new();
+    let (mut name, mut trace) = (Bytes::new(), None);
     loop {
         let line = next_line(message, &mut at)?;
         if line.is_empty() {
@@ -62,6 +63,8 @@ pub fn decode(message: &Bytes) -> Result<ChannelMessage, EnvelopeError> {
         let (header, value) = header(line).ok_or(EnvelopeError("a header line has no ': '"))?;
         if header == b"event" {
             name = message.slice_ref(value);
+        } else if header == TRACEPARENT.as_bytes() {
+            trace = TraceParent::parse(value);
         }
     }
     Ok(ChannelMessage::Stored(Event {
@@ -69,6 +72,7 @@ pub fn decode(message: &Bytes) -> Result<ChannelMessage, EnvelopeError> {
         prev: Some(prev),
         name,
         data: message.slice(at..),
+        trace,
     }))
 }
 
@@ -127,10 +131,8 @@ pub fn encode(event: &Event, extensions: &[(&str, &str)]) -> Vec<u8> {
 /// A message that is not ours: a JSON object with `data`, or else data itself.
 fn ephemeral(message: &Bytes) -> Event {
     let plain = || Event {
-        id: None,
-        prev: None,
-        name: Bytes::new(),
         data: message.clone(),
+        ..Event::default()
     };
     if !message.trim_ascii_start().starts_with(b"{") {
         return plain();
@@ -149,11 +151,12 @@ fn ephemeral(message: &Bytes) -> Event {
         Value::String(text) => text,
         other => other.to_string(),
     };
+    let trace = object.get(TRACEPARENT).and_then(Value::as_str);
     Event {
-        id: None,
-        prev: None,
         name,
         data: data.into(),
+        trace: trace.and_then(|text| TraceParent::parse(text.as_bytes())),
+        ..Event::default()
     }
 }
 
@@ -185,6 +188,7 @@ pub fn from_entry(
         prev,
         name,
         data,
+        trace: field(TRACEPARENT.as_bytes()).and_then(|value| TraceParent::parse(value)),
     })
 }
 
@@ -214,6 +218,7 @@ mod tests {
             prev: Some(EventId::new(prev, 0)),
             name: name.into(),
             data: data.into(),
+            trace: None,
         }
     }
 
@@ -254,6 +259,7 @@ mod tests {
                 prev: None,
                 name: name.into(),
                 data: data.into(),
+                trace: None,
             };
             assert_eq!(
                 decode(&message.into()),
@@ -296,7 +302,8 @@ mod tests {
                 id: Some(id),
                 prev: Some(EventId::new(8, 0)),
                 name: "chat".into(),
-                data: "x".into()
+                data: "x".into(),
+                trace: None,
             }
         );
         let event = from_entry(id, &fields(&[("temp", "20"), ("unit", "C")]), 100).unwrap();

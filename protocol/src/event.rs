@@ -11,7 +11,7 @@ pub const DEFAULT_MAX_EVENT_BYTES: usize = 64 * 1024;
 
 /// One event as programs hand it around. `name` and `data` are UTF-8 (checked by whoever makes
 /// the value); both are slices of the buffer that they arrived in, so a clone copies no text.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Event {
     /// Given by Redis; an ephemeral event has none.
     pub id: Option<EventId>,
@@ -21,9 +21,11 @@ pub struct Event {
     pub name: Bytes,
     /// The data, without any escaping.
     pub data: Bytes,
+    /// The trace that it belongs to, where its publisher named one.
+    pub trace: Option<TraceParent>,
 }
 
-use crate::EventId;
+use crate::{EventId, TraceParent};
 
 /// Why an event cannot be published, or why a stored entry is skipped.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

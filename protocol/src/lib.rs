@@ -6,11 +6,15 @@ pub mod envelope;
 pub mod event;
 pub mod event_id;
 pub mod keys;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod publish;
 pub mod room;
 pub mod sse;
+pub mod trace;
 
 pub use event::{Event, EventError};
 pub use event_id::EventId;
 pub use keys::Keys;
 pub use room::{RoomName, RoomNameError};
+pub use trace::TraceParent;

@@ -46,6 +46,7 @@ fn stored_messages_go_both_ways() {
             prev: id(&case, "prev"),
             name: bytes(&case, "event"),
             data: bytes(&case, "data"),
+            trace: None,
         };
         let pair = |pair: &'_ Value| -> (String, String) {
             (
@@ -90,6 +91,7 @@ fn other_messages_are_told_apart() {
             prev: None,
             name: bytes(&case, "event"),
             data: bytes(&case, "data"),
+            trace: None,
         };
         assert_eq!(
             envelope::decode(&message),

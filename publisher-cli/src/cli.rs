@@ -25,6 +25,8 @@ only data is required. Publishing stops at the first line that is refused; what 
 
 Environment: SSE_REDIS__URL, SSE_REDIS__PREFIX and SSE_PUBLISH_KEY stand for --redis, --prefix and
 --key (a password on a command line can be read by every user of the machine); NO_COLOR.
+TRACEPARENT names the trace that the events belong to. OTEL_EXPORTER_OTLP_ENDPOINT, such as
+http://127.0.0.1:4317, and the other OTEL_ variables export a span for each event.
 
 Exit codes:
   0   everything was published

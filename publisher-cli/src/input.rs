@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::cli::Format;
 use crate::target::Failure;
+use crate::trace::{Trace, Traces};
 
 /// Lines that are read ahead at most.
 const READ_AHEAD: usize = 256;
@@ -21,7 +22,7 @@ const ENVELOPE_FACTOR: usize = 6;
 const ENVELOPE_EXTRA: usize = 4096;
 
 /// An event that follows the rules, ready to be sent, and sent again with the same key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Outgoing {
     /// Where it goes.
     pub room: RoomName,
@@ -37,10 +38,12 @@ pub struct Outgoing {
     pub ephemeral: bool,
     /// Line of standard input.
     pub line: Option<u64>,
+    /// The trace that it belongs to.
+    pub trace: Trace,
 }
 
 impl Outgoing {
-    /// The event as a JSON object.
+    /// The event as a JSON object, as it is published over HTTP.
     #[must_use]
     pub fn envelope(&self) -> serde_json::Value {
         if self.event.is_empty() {
@@ -77,6 +80,8 @@ pub struct Maker {
     pub printable_keys: bool,
     /// Where random keys begin.
     pub random: RandomKeys,
+    /// Whose spans events have.
+    pub traces: Traces,
 }
 
 impl Maker {
@@ -166,6 +171,7 @@ impl Maker {
         }
         let own_key = key.is_some();
         Ok(Outgoing {
+            trace: self.traces.event(&room),
             room,
             event,
             data,

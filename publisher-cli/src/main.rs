@@ -5,11 +5,13 @@ mod input;
 mod publish;
 mod report;
 mod target;
+mod trace;
 
 use std::process::ExitCode;
 
 use cli::{Cli, Command, Stop};
 use target::{Failure, Retry, Target};
+use trace::Traces;
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
@@ -50,7 +52,12 @@ async fn load_library(load: cli::Load) -> Result<(), Failure> {
 /// One event from the arguments, or many from standard input.
 async fn publish_events(cli: cli::Publish) -> Result<(), Failure> {
     let mut report = report::Report::new(&cli);
-    let settings = publish::Settings::from_cli(&cli)?;
+    let otlp = trace::export();
+    let settings = publish::Settings::from_cli(&cli, Traces::new(otlp.as_ref()))?;
     let target = Target::from_cli(&cli)?;
-    publish::run(&cli, settings, target, &mut report).await
+    let done = publish::run(&cli, settings, target, &mut report).await;
+    if let Some(otlp) = otlp {
+        trace::finish(otlp).await;
+    }
+    done
 }

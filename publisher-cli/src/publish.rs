@@ -12,6 +12,7 @@ use crate::cli;
 use crate::input::{self, Line, Maker, Outgoing, RandomKeys};
 use crate::report::Report;
 use crate::target::{Failure, FailureKind, Retry, Target};
+use crate::trace::Traces;
 
 /// A batch has more bytes of data than this only if it is a single event: Redis serves nobody else
 /// meanwhile.
@@ -32,7 +33,7 @@ impl Settings {
     ///
     /// # Errors
     /// There is no room.
-    pub fn from_cli(cli: &cli::Publish) -> Result<Self, Failure> {
+    pub fn from_cli(cli: &cli::Publish, traces: Traces) -> Result<Self, Failure> {
         let room = cli.room.as_ref().or(cli.room_flag.as_ref());
         let room = room.ok_or_else(|| Failure::refused("a room is needed"))?;
         let maker = Maker {
@@ -44,6 +45,7 @@ impl Settings {
             ephemeral: cli.ephemeral,
             printable_keys: cli.url.is_some(),
             random: RandomKeys::new(),
+            traces,
         };
         Ok(Self {
             maker,
@@ -150,8 +152,9 @@ impl Sender<'_> {
                 self.retry.reset();
             }
             let done = progress.receipts.len().min(batch.len());
-            for receipt in &progress.receipts {
-                self.report.published(&first.room, receipt);
+            for (event, receipt) in batch.iter().zip(&progress.receipts) {
+                event.trace.published(receipt.id.as_deref());
+                self.report.published(&event.room, receipt);
             }
             batch = &batch[done..];
             self.under_way = batch.len();
@@ -162,9 +165,14 @@ impl Sender<'_> {
             if self.retry.would_follow(&failure) {
                 self.report.trouble(&failure.sentence);
             }
-            self.retry.after(failure).await.map_err(|failure| Failure {
-                sentence: format!("{place}{}", failure.sentence),
-                ..failure
+            self.retry.after(failure).await.map_err(|failure| {
+                for event in batch {
+                    event.trace.failed(&failure.sentence);
+                }
+                Failure {
+                    sentence: format!("{place}{}", failure.sentence),
+                    ..failure
+                }
             })?;
         }
         Ok(())

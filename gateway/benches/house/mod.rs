@@ -51,6 +51,7 @@ pub fn event(number: u64) -> Event {
         prev: Some(EventId::new(1_700_000_000_000 + number - 1, 0)),
         name: "chat".into(),
         data: vec![b'x'; DATA].into(),
+        trace: None,
     }
 }
 
@@ -107,6 +108,7 @@ impl House {
                 head: b"head".to_vec(),
                 heartbeat_events: false,
                 refused: None,
+                trace: None,
             });
         }
         let mut house = Self {
@@ -135,7 +137,11 @@ impl House {
                 .collect::<Vec<_>>();
             left -= items.len();
             let room = self.room.clone();
-            batches.push(Supply::Append { room, items });
+            batches.push(Supply::Append {
+                room,
+                items,
+                fan_out: None,
+            });
         }
         let took = self.supply(batches, 1)?;
         self.drain()?;
@@ -147,7 +153,14 @@ impl House {
         let items = vec![self.item()];
         let room = self.room.clone();
         let writes = self.peers.len() as u64;
-        let took = self.supply(vec![Supply::Append { room, items }], writes)?;
+        let took = self.supply(
+            vec![Supply::Append {
+                room,
+                items,
+                fan_out: None,
+            }],
+            writes,
+        )?;
         self.drain()?;
         Ok(took)
     }

@@ -17,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::{Broker, BrokerError, BrokerStatus, NewEvent, Published, RoomInfo};
 use crate::hub::{History, HistoryError, HistoryQuery, Inlets, Item, ShardId, Supply, Upstream};
+use crate::trace::{FanOut, Traces};
 
 mod rooms;
 
@@ -69,6 +70,7 @@ pub struct MemoryBroker {
 struct Shared {
     turn: Mutex<Turn>,
     inlets: Inlets,
+    traces: Traces,
 }
 
 /// What only one may touch at a time.
@@ -108,7 +110,7 @@ struct Publish {
 impl MemoryBroker {
     /// Starts the broker's task on the current runtime; it is live at once.
     #[must_use]
-    pub fn start(config: MemoryConfig, inlets: Inlets) -> Arc<Self> {
+    pub fn start(config: MemoryConfig, inlets: Inlets, traces: Traces) -> Arc<Self> {
         let shared = Arc::new(Shared {
             turn: Mutex::new(Turn {
                 rooms: Rooms::new(config),
@@ -116,6 +118,7 @@ impl MemoryBroker {
                 waiting: 1,
             }),
             inlets,
+            traces,
         });
         let (interest, interests) = mpsc::unbounded_channel();
         let (publishes, queue) = mpsc::channel(WAITING_PUBLISHES);
@@ -184,8 +187,9 @@ impl Shared {
         };
         let (published, event) = turn.rooms.publish(room, event, Now::read());
         if let Some(event) = event {
+            let fan_out = self.traces.fan_out(room, [&event]);
             for permit in permits {
-                permit.send(append(room, &event));
+                permit.send(append(room, &event, fan_out.clone()));
             }
         }
         Ok(published)
@@ -259,8 +263,10 @@ impl Shared {
             (published, event, shards)
         };
         if let Some(event) = event {
+            let fan_out = self.traces.fan_out(&room, [&event]);
             for shard in shards {
-                self.supply(shard, append(&room, &event)).await;
+                self.supply(shard, append(&room, &event, fan_out.clone()))
+                    .await;
             }
         }
         drop(waits);
@@ -276,10 +282,11 @@ impl Shared {
     }
 }
 
-fn append(room: &RoomName, event: &Event) -> Supply {
+fn append(room: &RoomName, event: &Event, fan_out: Option<Arc<FanOut>>) -> Supply {
     Supply::Append {
         room: room.clone(),
         items: vec![Item::Event(event.clone())],
+        fan_out,
     }
 }
 
@@ -373,7 +380,7 @@ mod tests {
     #[tokio::test]
     async fn a_subscribed_shard_gets_events_in_order_and_others_nothing() {
         let (inlets, mut outlets): (Inlets, Vec<_>) = (0..2).map(|_| mpsc::channel(64)).unzip();
-        let broker = MemoryBroker::start(MemoryConfig::default(), inlets);
+        let broker = MemoryBroker::start(MemoryConfig::default(), inlets, Traces::default());
         let room = RoomName::parse("a").unwrap();
         assert!(matches!(outlets[0].recv().await, Some(Supply::Live(true))));
         assert!(matches!(outlets[1].recv().await, Some(Supply::Live(true))));
@@ -411,7 +418,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_inlet_holds_up_publishers_and_not_readers() {
         let (inlet, mut outlet) = mpsc::channel(1);
-        let broker = MemoryBroker::start(MemoryConfig::default(), vec![inlet]);
+        let broker = MemoryBroker::start(MemoryConfig::default(), vec![inlet], Traces::default());
         let room = RoomName::parse("a").unwrap();
         broker.subscribe(0, &room);
         let publish = tokio::spawn(broker.publish(room.clone(), new("x")));
@@ -430,7 +437,7 @@ mod tests {
     #[tokio::test]
     async fn a_publisher_that_gives_up_holds_up_nobody() {
         let (inlet, mut outlet) = mpsc::channel(1);
-        let broker = MemoryBroker::start(MemoryConfig::default(), vec![inlet]);
+        let broker = MemoryBroker::start(MemoryConfig::default(), vec![inlet], Traces::default());
         let room = RoomName::parse("a").unwrap();
         assert!(matches!(outlet.recv().await, Some(Supply::Live(true))));
         broker.subscribe(0, &room);

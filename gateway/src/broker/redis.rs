@@ -21,6 +21,7 @@ use self::skips::Skips;
 use self::status::Status;
 use super::{Broker, BrokerError, BrokerStatus, NewEvent, Published, RoomInfo};
 use crate::hub::{History, HistoryError, HistoryQuery, Inlets, ShardId, Upstream};
+use crate::trace::Traces;
 
 mod commands;
 mod driver;
@@ -90,6 +91,7 @@ struct Shared {
     database: i64,
     commands: Commands,
     metrics: Arc<RedisMetrics>,
+    traces: Traces,
     skips: Skips,
     status: Status,
 }
@@ -125,18 +127,20 @@ impl RedisBroker {
         config: RedisConfig,
         inlets: Inlets,
         metrics: RedisMetrics,
+        traces: Traces,
     ) -> anyhow::Result<Arc<Self>> {
         let info = config.url.as_str().into_connection_info()?;
         let settings = redis::io::tcp::TcpSettings::default().set_nodelay(true);
         let info = info.set_tcp_settings(settings);
         let metrics = Arc::new(metrics);
-        let (commands, queue) = Commands::queue(metrics.clone());
+        let (commands, queue) = Commands::queue(metrics.clone(), traces.clone());
         let shared = Arc::new(Shared {
             keys: Keys::new(&config.prefix),
             database: info.redis_settings().db(),
             info,
             commands,
             metrics,
+            traces,
             skips: Skips::default(),
             status: Status::default(),
             config,

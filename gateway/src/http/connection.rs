@@ -143,6 +143,7 @@ fn hand_over(site: &Site, socket: Socket, opening: Opening) {
         heartbeat_events,
         head,
         refused,
+        trace,
     } = opening;
     site.shard.adopt(Subscription {
         socket,
@@ -152,6 +153,7 @@ fn hand_over(site: &Site, socket: Socket, opening: Opening) {
         head,
         heartbeat_events,
         refused,
+        trace,
     });
 }
 
@@ -177,7 +179,7 @@ mod tests {
     fn site() -> Rc<Site> {
         let stream = crate::config::defaults().stream;
         let (inlet, outlet) = mpsc::channel(8);
-        let broker = MemoryBroker::start(MemoryConfig::default(), vec![inlet]);
+        let broker = MemoryBroker::start(MemoryConfig::default(), vec![inlet], Default::default());
         let node = Node::new(1, Times::register(&prometheus::Registry::new()).unwrap());
         let hub = HubConfig {
             heartbeat: stream.heartbeat,
@@ -216,6 +218,7 @@ mod tests {
             shard: handle,
             metrics: Arc::new(HttpMetrics::register(&prometheus::Registry::new()).unwrap()),
             lifecycle: Default::default(),
+            traces: Default::default(),
         })
     }
 

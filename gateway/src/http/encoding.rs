@@ -7,7 +7,7 @@ use protocol::sse::encode;
 use protocol::{Event, EventId};
 use serde::Serialize;
 
-use crate::hub::{Control, Encoder, ResetReason};
+use crate::hub::{Control, Encoder};
 
 /// Encodes for HTTP/1.1. Chunk heads have at least four digits (leading zeros are allowed, RFC
 /// 9112 section 7.1), so that an event is encoded in place and its length is filled in afterwards.
@@ -103,7 +103,7 @@ impl Encoder for ChunkedEncoder {
                     through: position(reset.resume),
                 };
                 let data = ResetData {
-                    reason: reason(reset.reason),
+                    reason: reset.reason.label(),
                     presented,
                     lost,
                 };
@@ -151,17 +151,6 @@ struct Close {
 #[derive(Serialize)]
 struct Heartbeat {}
 
-fn reason(reason: ResetReason) -> &'static str {
-    match reason {
-        ResetReason::Trimmed => "trimmed",
-        ResetReason::Unknown => "unknown",
-        ResetReason::Future => "future",
-        ResetReason::Malformed => "malformed",
-        ResetReason::Deleted => "deleted",
-        ResetReason::Fork => "fork",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,6 +164,7 @@ mod tests {
             prev: None,
             name: "chat".into(),
             data: "hi".into(),
+            trace: None,
         };
         let mut out = b"before".to_vec();
         let inner = encoder.event(&mut out, &event);

@@ -116,6 +116,7 @@ mod tests {
             prev: None,
             name: "chat".into(),
             data: "hi".into(),
+            trace: None,
         };
         let history = History {
             items: vec![Item::Event(stored), Item::Skipped(EventId::new(2, 0))],

@@ -27,6 +27,19 @@ pub enum Route {
     Other,
 }
 
+impl Route {
+    /// The path as spans have it: without names.
+    #[must_use]
+    pub fn template(self) -> &'static str {
+        match self {
+            Self::Stream | Self::History | Self::Publish => "/rooms/{room}/events",
+            Self::Room => "/rooms/{room}",
+            Self::Demo => "/",
+            Self::Options | Self::Other => "*",
+        }
+    }
+}
+
 /// All of them, with their labels, in the order of [`Route`].
 const ROUTES: [(Route, &str); 7] = [
     (Route::Stream, "stream"),

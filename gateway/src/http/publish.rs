@@ -6,7 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
-use protocol::{RoomName, event};
+use protocol::trace::TRACEPARENT;
+use protocol::{RoomName, TraceParent, event};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -158,7 +159,7 @@ where
     };
     event::check(&new.name, &new.data, max_bytes)?;
     new.idempotency_key = idempotency_key;
-    new.traceparent = traceparent(headers);
+    new.trace = traceparent(headers);
     Ok(new)
 }
 
@@ -290,12 +291,9 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     }
 }
 
-/// W3C trace context, version 00 or later; anything else is nobody's error.
-fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    let shape = (55..=128).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
-    shape.then(|| text.to_owned())
+/// The trace that the request belongs to, where it names one.
+pub fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
+    TraceParent::parse(headers.get(TRACEPARENT)?.as_bytes())
 }
 
 #[cfg(test)]
@@ -474,8 +472,8 @@ mod tests {
         assert!(idempotency_key(&with("idempotency-key", &"x".repeat(257))).is_err());
         let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         assert_eq!(
-            traceparent(&with("traceparent", trace)).as_deref(),
-            Some(trace)
+            traceparent(&with("traceparent", trace)).map(|trace| trace.to_string()),
+            Some(trace.to_owned())
         );
         assert_eq!(traceparent(&with("traceparent", "nonsense")), None);
     }

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderValue, Response, Version, header};
+use opentelemetry::Context;
 use protocol::RoomName;
 
 use super::body::Answer;
@@ -30,6 +31,8 @@ pub struct Opening {
     pub head: Vec<u8>,
     /// Why it is not let in.
     pub refused: Option<&'static str>,
+    /// The span of the request, where it is recorded.
+    pub trace: Option<Context>,
 }
 
 impl Opening {
@@ -52,6 +55,7 @@ impl Opening {
             heartbeat_events: wish.heartbeat_events,
             head,
             refused: None,
+            trace: None,
         }
     }
 }

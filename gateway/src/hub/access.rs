@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use protocol::TraceParent;
+use protocol::otlp;
 use tracing::info;
 
 use super::state::{Closed, State};
@@ -16,6 +18,7 @@ pub(super) struct Access {
     /// Events that the room had had by then.
     events: u64,
     pub(super) bytes: u64,
+    trace: Option<TraceParent>,
 }
 
 impl State {
@@ -27,11 +30,15 @@ impl State {
         let subscriber = &mut self.subscribers[key];
         let room = &self.rooms[subscriber.room as usize];
         let client = subscriber.peer();
+        let trace = subscriber.catch_up.as_ref().and_then(|c| c.trace.clone());
+        let trace = trace.as_ref().and_then(otlp::traceparent);
+        let _trace = trace.map(|trace| otlp::remote(trace).attach());
         subscriber.access = Some(Box::new(Access {
             began: Instant::now(),
             client,
             events: room.events,
             bytes: 0,
+            trace,
         }));
         info!(
             target: "access",
@@ -47,6 +54,7 @@ impl State {
         let Some(access) = &subscriber.access else {
             return;
         };
+        let _trace = access.trace.map(|trace| otlp::remote(trace).attach());
         let room = &self.rooms[subscriber.room as usize];
         let last = match &subscriber.catch_up {
             Some(catch_up) => catch_up.after().unwrap_or_default(),

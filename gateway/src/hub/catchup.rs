@@ -14,7 +14,7 @@ use protocol::EventId;
 
 use super::log::RoomLog;
 use super::node::Counters;
-use super::resume::{Verdict, judge};
+use super::resume::{Verdict, judge, note};
 use super::state::{Purpose, Read, State};
 use super::subscriber::{Handle, PageCursor};
 use super::{History, HistoryError, HistoryQuery, Position, ResetReason};
@@ -147,6 +147,7 @@ impl State {
         let mut begin = after;
         if !catch_up.proved {
             Counters::bump(&self.counters.resumes_broker, 1);
+            note(catch_up, "sse.resume.source", "broker");
             match page.judge(after) {
                 Verdict::Proved => catch_up.proved = true,
                 Verdict::Trimmed(resume) => {
@@ -226,6 +227,10 @@ impl State {
             let Some(after) = reader.waiting.iter().filter_map(position).min() else {
                 continue;
             };
+            let trace = reader.waiting.iter().find_map(|(key, _)| {
+                let catch_up = self.subscribers[*key as usize].catch_up.as_ref()?;
+                catch_up.trace.clone()
+            });
             self.page_serial = self.page_serial.wrapping_add(1);
             reader.reading = Some(self.page_serial);
             reader.fresh = reader.waiting.len();
@@ -238,6 +243,7 @@ impl State {
                 room: room.name.clone(),
                 query,
                 purpose: Purpose::Page(self.page_serial),
+                trace,
             });
         }
     }

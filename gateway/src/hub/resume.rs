@@ -7,12 +7,14 @@
 
 use std::sync::Arc;
 
+use opentelemetry::KeyValue;
+use opentelemetry::trace::TraceContextExt;
 use protocol::EventId;
 
 use super::log::Place;
 use super::node::Counters;
 use super::state::{Purpose, Read, State};
-use super::subscriber::Handle;
+use super::subscriber::{CatchUp, Handle};
 use super::{Control, History, HistoryError, HistoryQuery, Position, Reset, ResetReason};
 
 impl State {
@@ -84,6 +86,9 @@ impl State {
                 match log.locate(id) {
                     Place::At(offset) => {
                         Counters::bump(&self.counters.resumes_log, 1);
+                        if !backfilled {
+                            note(catch_up, "sse.resume.source", "log");
+                        }
                         self.place(key, offset, end, EventId::ZERO);
                     }
                     Place::Before if log.complete() => {
@@ -118,12 +123,13 @@ impl State {
     /// A subscriber is among the live ones of its room.
     pub(super) fn place(&mut self, key: usize, offset: u64, end: u64, seen: EventId) {
         let subscriber = &mut self.subscribers[key];
-        let began = subscriber
-            .catch_up
-            .as_ref()
-            .and_then(|catch_up| catch_up.began);
-        if let Some(began) = began {
-            self.times.subscribed(began.elapsed());
+        if let Some(catch_up) = &subscriber.catch_up {
+            if let Some(began) = catch_up.began {
+                self.times.subscribed(began.elapsed());
+            }
+            if let Some(trace) = &catch_up.trace {
+                trace.span().end();
+            }
         }
         subscriber.place(offset, end, seen);
     }
@@ -150,10 +156,10 @@ impl State {
     ) {
         Counters::bump(self.counters.resets(reason), 1);
         let subscriber = &mut self.subscribers[key];
-        let presented = subscriber
-            .catch_up
-            .as_mut()
-            .and_then(|catch_up| catch_up.presented.take());
+        let presented = subscriber.catch_up.as_mut().and_then(|catch_up| {
+            note(catch_up, "sse.reset.reason", reason.label());
+            catch_up.presented.take()
+        });
         let reset = Reset {
             reason,
             after: after.unwrap_or_default(),
@@ -173,6 +179,7 @@ impl State {
         let room = &mut self.rooms[subscriber.room as usize];
         if let Some(catch_up) = &mut subscriber.catch_up {
             catch_up.waiting = true;
+            note(catch_up, "sse.resume.source", "broker");
         }
         room.waiting.push((key as u32, subscriber.serial));
         if !room.backfilling {
@@ -180,10 +187,12 @@ impl State {
             let query = HistoryQuery::Newest {
                 limit: self.config.log_entries,
             };
+            let catch_up = subscriber.catch_up.as_ref();
             self.reads.push(Read {
                 room: room.name.clone(),
                 query,
                 purpose: Purpose::Backfill,
+                trace: catch_up.and_then(|catch_up| catch_up.trace.clone()),
             });
         }
         Counters::bump(&self.counters.resumes_broker, 1);
@@ -255,11 +264,19 @@ impl State {
                         room: self.rooms[room_key].name.clone(),
                         query,
                         purpose,
+                        trace: None,
                     });
                 }
                 Purpose::Page(serial) => self.retry_page(room_key, serial),
             }
         }
+    }
+}
+
+/// Adds to the span of a stream's request, where that is recorded.
+pub(super) fn note(catch_up: &CatchUp, name: &'static str, value: &'static str) {
+    if let Some(trace) = &catch_up.trace {
+        trace.span().set_attribute(KeyValue::new(name, value));
     }
 }
 
@@ -320,6 +337,7 @@ mod tests {
                 prev: Some(id(prev)),
                 name: Default::default(),
                 data: "x".into(),
+                trace: None,
             })
         };
         History {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Events, Poll, Registry};
+use opentelemetry::context::FutureExt;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, mpsc};
@@ -171,11 +172,12 @@ fn start_reads(state: &Rc<RefCell<State>>, ended: &mpsc::UnboundedSender<Ended>)
         }
         (std::mem::take(&mut state.reads), state.upstream.clone())
     };
-    for read in reads {
+    for mut read in reads {
         let history = upstream.history(read.room.clone(), read.query);
+        let trace = read.trace.take().unwrap_or_default();
         let ended = ended.clone();
         tokio::task::spawn_local(async move {
-            let result = history.await;
+            let result = history.with_context(trace).await;
             // The shard has ended: nobody waits for the answer.
             let _ = ended.send((read, result));
         });

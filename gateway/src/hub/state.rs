@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::{Interest, Registry, Token};
+use opentelemetry::Context;
 use protocol::RoomName;
 use slab::Slab;
 
@@ -20,6 +21,7 @@ use super::{
     Control, Encoder, HistoryQuery, HubConfig, Position, ShardId, Subscription, Supply, Times,
     Upstream,
 };
+use crate::trace::FanOut;
 
 /// Timers per shard: everything that takes time is counted in ticks.
 pub(super) const TICK: Duration = Duration::from_millis(50);
@@ -34,6 +36,8 @@ pub(super) struct Read {
     pub(super) room: RoomName,
     pub(super) query: HistoryQuery,
     pub(super) purpose: Purpose,
+    /// On whose behalf, where that is recorded.
+    pub(super) trace: Option<Context>,
 }
 
 /// Whom a read is for.
@@ -108,6 +112,8 @@ pub(super) struct State {
     joining: VecDeque<(RoomName, u32)>,
     lingering: VecDeque<(usize, u32, u32)>,
     pub(super) leaving: Leaving,
+    /// Traced events that are being written, by room.
+    pub(super) fan_outs: Vec<(usize, Arc<FanOut>)>,
 }
 
 impl State {
@@ -152,6 +158,7 @@ impl State {
             joining: VecDeque::new(),
             lingering: VecDeque::new(),
             leaving: Leaving::default(),
+            fan_outs: Vec::new(),
         }
     }
 
@@ -187,7 +194,8 @@ impl State {
         subscriber.index = room.members.len() as u32;
         subscriber.offset = room.log.end();
         room.members.push(key as u32);
-        let catch_up = CatchUp::new(subscription.position);
+        let mut catch_up = CatchUp::new(subscription.position);
+        catch_up.trace = subscription.trace;
         subscriber.adrift = catch_up.presented.is_none();
         subscriber.catch_up = Some(Box::new(catch_up));
         self.subscribers.insert(subscriber);
@@ -272,9 +280,14 @@ impl State {
                     self.joined(key, head);
                 }
             }
-            Supply::Append { room, items } => {
+            Supply::Append {
+                room,
+                items,
+                fan_out,
+            } => {
                 if let Some(&key) = self.by_name.get(&room) {
                     self.append(key, &items);
+                    self.fan_outs.extend(fan_out.map(|fan_out| (key, fan_out)));
                 }
             }
             Supply::Reset { room, reset } => {
@@ -456,6 +469,7 @@ impl State {
             self.log_bytes -= room.log.memory();
             self.by_name.remove(&room.name);
             self.dirty.retain(|&dirty| dirty != room_key);
+            self.fan_outs.retain(|(key, _)| *key != room_key);
             self.counters.rooms.store(
                 self.rooms.len() as u64,
                 std::sync::atomic::Ordering::Relaxed,

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use mio::net::TcpStream;
+use opentelemetry::Context;
 use protocol::EventId;
 
 use super::access::Access;
@@ -37,6 +38,8 @@ pub(super) struct CatchUp {
     pub(super) waiting: bool,
     /// When a new stream came.
     pub(super) began: Option<Instant>,
+    /// The span of its request, where that is recorded.
+    pub(super) trace: Option<Context>,
 }
 
 /// A place in a page of history.
@@ -62,6 +65,7 @@ impl CatchUp {
             reading: false,
             waiting: false,
             began: Some(Instant::now()),
+            trace: None,
         }
     }
 

@@ -115,6 +115,9 @@ impl State {
                 self.dirty.push_back(room_key);
             } else if let Some(queued) = room.queued.take() {
                 self.times.fanout.observe(queued.elapsed().as_secs_f64());
+                if !self.fan_outs.is_empty() {
+                    self.fanned_out(room_key);
+                }
             }
             if left == 0 {
                 break;
@@ -126,6 +129,18 @@ impl State {
         // A budget of its own: neither a busy room nor a herd that catches up holds the other.
         let served = self.flush_served(budget);
         served || !self.dirty.is_empty()
+    }
+
+    /// Everyone in a room who takes something now has got its traced events.
+    fn fanned_out(&mut self, room_key: usize) {
+        let room = &self.rooms[room_key];
+        let behind = room.members.iter().filter(|&&key| {
+            let subscriber = &self.subscribers[key as usize];
+            subscriber.blocked || subscriber.catch_up.is_some()
+        });
+        let (streams, behind) = (room.members.len() as u64, behind.count() as u64);
+        let done = self.fan_outs.extract_if(.., |(key, _)| *key == room_key);
+        done.for_each(|(_, fan_out)| fan_out.written(streams, behind));
     }
 
     fn sweep_room(&mut self, room_key: usize, mut budget: usize) -> usize {

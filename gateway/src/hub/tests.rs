@@ -134,6 +134,7 @@ impl World {
             prev: Some(self.last()),
             name: Default::default(),
             data: vec![b'x'; EVENT_BYTES].into(),
+            trace: None,
         };
         if stored {
             self.stored.push(Item::Event(event));
@@ -144,6 +145,7 @@ impl World {
             self.state.supply(Supply::Append {
                 room: self.room.clone(),
                 items,
+                fan_out: None,
             });
         }
     }
@@ -155,6 +157,7 @@ impl World {
         self.state.supply(Supply::Append {
             room: self.room.clone(),
             items,
+            fan_out: None,
         });
     }
 
@@ -191,6 +194,7 @@ impl World {
             head: b"head".to_vec(),
             heartbeat_events: false,
             refused: None,
+            trace: None,
         });
         if self.state.room_subscribers(&self.room) == 1 && self.clients.len() == 1 {
             let head = self

@@ -21,3 +21,4 @@ mod operations;
 mod publish;
 mod resume;
 mod slow;
+mod traces;

@@ -19,6 +19,8 @@ macro_rules! eventually {
 }
 
 pub mod client;
+#[path = "../../../protocol/tests/support/collector.rs"]
+pub mod collector;
 pub mod gateway;
 pub mod haproxy;
 pub mod http;

@@ -10,6 +10,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use protocol::RoomName;
+use protocol::trace::TRACEPARENT;
 use tokio::time::timeout;
 
 use super::{Failure, FailureKind, Progress, Receipt};
@@ -89,6 +90,9 @@ impl Publisher {
             .header(CONTENT_TYPE, "application/json");
         if !event.ephemeral {
             request = request.header("idempotency-key", &event.key);
+        }
+        if let Some(trace) = event.trace.parent() {
+            request = request.header(TRACEPARENT, trace.to_string());
         }
         if let Some(value) = &self.authorization {
             request = request.header(AUTHORIZATION, value);

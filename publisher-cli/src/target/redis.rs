@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use protocol::publish::{DEFAULT_ONCE_SECONDS, FUNCTION_NAME, PublishArgs, script, script_sha1};
+use protocol::trace::TRACEPARENT;
 use protocol::{Keys, RoomName};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
@@ -292,6 +293,8 @@ impl Publisher {
     }
 
     fn command(&self, key: &str, event: &Outgoing) -> Cmd {
+        let trace = event.trace.parent().map(|trace| trace.to_string());
+        let extensions: Vec<_> = trace.iter().map(|text| (TRACEPARENT, &text[..])).collect();
         let args = PublishArgs {
             event: event.event.as_bytes(),
             data: event.data.as_bytes(),
@@ -302,6 +305,7 @@ impl Publisher {
             once_seconds: Some(self.once_seconds),
             max_bytes: Some(self.max_bytes),
             full_reply: true,
+            extensions: &extensions,
             ..PublishArgs::default()
         };
         let mut command = match self.call {
@@ -315,7 +319,11 @@ impl Publisher {
     async fn ephemeral(&mut self, key: &str, batch: &[Outgoing]) -> Progress {
         let commands = batch.iter().map(|event| {
             let mut command = redis::cmd("PUBLISH");
-            command.arg(key).arg(event.envelope().to_string());
+            let mut envelope = event.envelope();
+            if let Some(trace) = event.trace.parent() {
+                envelope[TRACEPARENT] = trace.to_string().into();
+            }
+            command.arg(key).arg(envelope.to_string());
             command
         });
         let values = match self.connection.ask(commands.collect()).await {

@@ -118,6 +118,7 @@ impl Rooms {
             prev: None,
             name: Bytes::copy_from_slice(&new.name),
             data: Bytes::copy_from_slice(&new.data),
+            trace: new.trace,
         };
         if new.ephemeral {
             return (

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime, Timeouts};
+use opentelemetry::{Context, KeyValue};
 use redis::aio::ConnectionLike;
-use redis::{AsyncConnectionConfig, Cmd, ConnectionInfo, Pipeline, ServerError, Value};
+use redis::{Arg, AsyncConnectionConfig, Cmd, ConnectionInfo, Pipeline, ServerError, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::{Purpose, RedisConfig, RedisMetrics};
+use crate::trace::{self, Traces};
 
 /// Jobs that one pipeline carries at most.
 const BATCH: usize = 128;
@@ -37,6 +39,7 @@ struct Job {
 pub(super) struct Commands {
     jobs: mpsc::Sender<Job>,
     metrics: Arc<RedisMetrics>,
+    traces: Traces,
 }
 
 impl Commands {
@@ -75,11 +78,12 @@ impl Commands {
     }
 
     /// The two ends of the queue, before there is a runtime.
-    pub(super) fn queue(metrics: Arc<RedisMetrics>) -> (Self, CommandQueue) {
+    pub(super) fn queue(metrics: Arc<RedisMetrics>, traces: Traces) -> (Self, CommandQueue) {
         let (sender, jobs) = mpsc::channel(QUEUE);
         let commands = Self {
             jobs: sender,
             metrics,
+            traces,
         };
         (commands, CommandQueue { jobs })
     }
@@ -93,6 +97,7 @@ impl Commands {
         repeatable: bool,
     ) -> Result<Vec<Value>, Away> {
         let began = Instant::now();
+        let span = self.span(purpose, &commands);
         let (reply, answer) = oneshot::channel();
         let job = Job {
             purpose,
@@ -104,7 +109,25 @@ impl Commands {
         self.jobs.send(job).await.map_err(|_| stopped())?;
         let answer = answer.await.map_err(|_| stopped())?;
         self.metrics.ended(purpose, answer.is_ok(), began.elapsed());
+        if let Some(span) = span {
+            let failure = answer.as_ref().err().map(|away| away.0.as_str());
+            trace::called(&span, failure);
+        }
         answer
+    }
+
+    /// A span for commands that are sent on behalf of something that is recorded.
+    fn span(&self, purpose: Purpose, commands: &[Cmd]) -> Option<Context> {
+        let span = self.traces.call(purpose.label())?;
+        let words: Vec<_> = commands.iter().filter_map(word).collect();
+        trace::note_in(
+            &span,
+            [
+                KeyValue::new("db.system.name", "redis"),
+                KeyValue::new("db.operation.name", words.join(" ")),
+            ],
+        );
+        Some(span)
     }
 
     /// One command.
@@ -116,6 +139,14 @@ impl Commands {
     ) -> Result<Value, Away> {
         let values = self.run(purpose, vec![command], repeatable).await?;
         values.into_iter().next().ok_or_else(missing)
+    }
+}
+
+/// The name of a command; never an argument.
+fn word(command: &Cmd) -> Option<String> {
+    match command.args_iter().next()? {
+        Arg::Simple(word) => Some(String::from_utf8_lossy(word).into_owned()),
+        _ => None,
     }
 }
 

@@ -31,6 +31,20 @@ pub(super) enum Purpose {
     Info,
 }
 
+impl Purpose {
+    /// In spans, where it says more than the commands do.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Publish => "redis publish",
+            Self::Read => "redis read",
+            Self::Verify => "redis verify",
+            Self::Probe => "redis probe",
+            Self::Upkeep => "redis upkeep",
+            Self::Info => "redis info",
+        }
+    }
+}
+
 /// All of them, with their labels, in the order of [`Purpose`].
 const PURPOSES: [(Purpose, &str); 6] = [
     (Purpose::Publish, "publish"),

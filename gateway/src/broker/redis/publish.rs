@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use protocol::publish::{self, PublishArgs};
+use protocol::trace::TRACEPARENT;
 use protocol::{EventId, RoomName};
 use redis::{Cmd, Value};
 
@@ -87,10 +88,10 @@ async fn ask(
 
 fn arguments(shared: &Shared, event: &NewEvent) -> Vec<Vec<u8>> {
     let retention = &shared.config.retention;
-    let extensions: Vec<(&str, &str)> = event
-        .traceparent
+    let trace = event.trace.map(|trace| trace.to_string());
+    let extensions: Vec<(&str, &str)> = trace
         .iter()
-        .map(|parent| ("traceparent", parent.as_str()))
+        .map(|trace| (TRACEPARENT, trace.as_str()))
         .collect();
     PublishArgs {
         event: &event.name,
@@ -128,11 +129,14 @@ fn published(answer: &Value) -> Result<Published, BrokerError> {
 async fn ephemeral(shared: &Shared, key: &str, event: &NewEvent) -> Result<Published, BrokerError> {
     let data = String::from_utf8_lossy(&event.data);
     let name = String::from_utf8_lossy(&event.name);
-    let envelope = if name.is_empty() {
+    let mut envelope = if name.is_empty() {
         serde_json::json!({ "data": data })
     } else {
         serde_json::json!({ "event": name, "data": data })
     };
+    if let Some(trace) = event.trace {
+        envelope[TRACEPARENT] = trace.to_string().into();
+    }
     let mut command = redis::cmd("PUBLISH");
     command.arg(key).arg(envelope.to_string());
     check(

@@ -17,6 +17,7 @@ fn item(ms: u64, prev: Option<u64>) -> Item {
         prev: prev.map(id),
         name: Default::default(),
         data: ms.to_string().into(),
+        trace: None,
     })
 }
 
@@ -26,6 +27,7 @@ fn ephemeral() -> Event {
         prev: None,
         name: Default::default(),
         data: Default::default(),
+        trace: None,
     }
 }
 

@@ -22,6 +22,7 @@ fn stored(ms: u64, prev: u64, data: &'static str) -> Item {
         prev: Some(id(prev)),
         name: Default::default(),
         data: data.into(),
+        trace: None,
     })
 }
 
@@ -31,6 +32,7 @@ fn passing(data: &'static str) -> Item {
         prev: None,
         name: Default::default(),
         data: data.into(),
+        trace: None,
     })
 }
 

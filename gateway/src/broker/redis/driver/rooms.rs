@@ -298,6 +298,13 @@ impl Driver {
             room.is_dirty = false;
             let (name, shards) = (room.name.clone(), room.shards.clone());
             for out in std::mem::take(&mut room.out) {
+                let fan_out = match &out {
+                    Out::Items(items) => {
+                        let events = items.iter().filter_map(Item::event);
+                        self.shared.traces.fan_out(&name, events)
+                    }
+                    _ => None,
+                };
                 for &shard in &shards {
                     let room = name.clone();
                     let supply = match &out {
@@ -305,6 +312,7 @@ impl Driver {
                         Out::Items(items) => Supply::Append {
                             room,
                             items: items.clone(),
+                            fan_out: fan_out.clone(),
                         },
                         Out::Reset(reset) => Supply::Reset {
                             room,

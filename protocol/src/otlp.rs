@@ -1,0 +1,256 @@
+//! Traces to an OpenTelemetry collector: OTLP over gRPC, as the standard variables say
+//! (<https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>). Without any of them that
+//! names a collector nothing is recorded.
+//!
+//! | variable | |
+//! |---|---|
+//! | `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` | the collector, such as `http://127.0.0.1:4317` |
+//! | `OTEL_TRACES_EXPORTER` | `otlp` exports to the endpoint, or to `http://localhost:4317`; `none` does not |
+//! | `OTEL_SDK_DISABLED` | `true`: no traces |
+//! | `OTEL_TRACES_SAMPLER`, `OTEL_TRACES_SAMPLER_ARG` | which traces are recorded that begin here |
+//! | `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` | who says it |
+//! | `OTEL_EXPORTER_OTLP_HEADERS`, `…_TIMEOUT`, `OTEL_BSP_…` | as the specification has them |
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use opentelemetry::trace::{
+    SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider,
+};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::resource::{EnvResourceDetector, ResourceDetector};
+use opentelemetry_sdk::trace::{self, SdkTracer, SdkTracerProvider};
+
+use crate::TraceParent;
+
+/// How long the last spans may take to leave.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+/// Why there are no traces although they are asked for; one sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OtlpError {
+    /// Another exporter than OTLP.
+    #[error("OTEL_TRACES_EXPORTER={0}: traces are exported by otlp, or by none")]
+    Exporter(String),
+    /// Another protocol than gRPC.
+    #[error("{name}={value}: traces are sent by grpc, to which collectors listen on port 4317")]
+    Protocol {
+        /// The variable.
+        name: &'static str,
+        /// What it says.
+        value: String,
+    },
+    /// The exporter cannot be made of what the variables say.
+    #[error("{0}")]
+    Build(String),
+}
+
+/// Who says it.
+#[derive(Debug, Clone, Copy)]
+pub struct Service<'a> {
+    /// `service.name`, unless the environment has another.
+    pub name: &'static str,
+    /// `service.version`.
+    pub version: &'static str,
+    /// `service.instance.id`.
+    pub instance: &'a str,
+}
+
+/// The export of spans, in batches, by a thread of its own. Cloning shares it.
+#[derive(Debug, Clone)]
+pub struct Otlp {
+    provider: SdkTracerProvider,
+    failure: Failure,
+}
+
+/// Why the last batch was lost, if it was.
+type Failure = Arc<Mutex<Option<String>>>;
+
+/// Remembers how exports end: the provider tells nobody.
+#[derive(Debug)]
+struct Watched<E> {
+    exporter: E,
+    failure: Failure,
+}
+
+impl<E: trace::SpanExporter> trace::SpanExporter for Watched<E> {
+    async fn export(&self, batch: Vec<trace::SpanData>) -> OTelSdkResult {
+        let done = self.exporter.export(batch).await;
+        let failure = done.as_ref().err().map(ToString::to_string);
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+        done
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+impl Otlp {
+    /// Begins to export, where the environment asks for it. Needs a tokio runtime that keeps running until
+    /// [`Otlp::shutdown`] is over.
+    ///
+    /// # Errors
+    /// It is asked for and cannot be done.
+    pub fn start(service: Service<'_>) -> Result<Option<Self>, OtlpError> {
+        if !is_wanted(variable)? {
+            return Ok(None);
+        }
+        // Not built, so that its own variables are left to it.
+        let exporter = SpanExporter::builder()
+            .with_tonic()
+            .with_protocol(opentelemetry_otlp::Protocol::Grpc)
+            .build();
+        let exporter = exporter.map_err(|error| OtlpError::Build(error.to_string()))?;
+        let failure = Failure::default();
+        let provider = SdkTracerProvider::builder()
+            .with_resource(resource(service))
+            .with_batch_exporter(Watched {
+                exporter,
+                failure: failure.clone(),
+            })
+            .build();
+        Ok(Some(Self { provider, failure }))
+    }
+
+    /// Makes spans.
+    #[must_use]
+    pub fn tracer(&self, scope: &'static str) -> SdkTracer {
+        self.provider.tracer(scope)
+    }
+
+    /// Sends what is left; later spans are dropped. Blocks for up to two seconds: not for a thread that the runtime
+    /// needs.
+    ///
+    /// # Errors
+    /// The collector did not take all; one sentence.
+    pub fn shutdown(&self) -> Result<(), String> {
+        let done = self.provider.shutdown_with_timeout(SHUTDOWN);
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        match failure.clone() {
+            Some(failure) => Err(failure),
+            None => done.map_err(|error| error.to_string()),
+        }
+    }
+}
+
+/// A context whose spans are children of the one that `parent` names.
+#[must_use]
+pub fn remote(parent: TraceParent) -> Context {
+    Context::new().with_remote_span_context(SpanContext::new(
+        TraceId::from_bytes(parent.trace_id),
+        SpanId::from_bytes(parent.span_id),
+        TraceFlags::new(parent.flags),
+        true,
+        TraceState::NONE,
+    ))
+}
+
+/// Names the span of a context, for events that it publishes. `None` unless it is recorded.
+#[must_use]
+pub fn traceparent(context: &Context) -> Option<TraceParent> {
+    let span = context.span();
+    let span = span.span_context();
+    (span.is_valid() && span.is_sampled()).then(|| TraceParent {
+        trace_id: span.trace_id().to_bytes(),
+        span_id: span.span_id().to_bytes(),
+        flags: span.trace_flags().to_u8(),
+    })
+}
+
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok()?;
+    Some(value.trim().to_owned()).filter(|value| !value.is_empty())
+}
+
+fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> Result<bool, OtlpError> {
+    let disabled = variable("OTEL_SDK_DISABLED");
+    if disabled.is_some_and(|value| value.eq_ignore_ascii_case("true")) {
+        return Ok(false);
+    }
+    let endpoint = variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        .or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
+    let wanted = match variable("OTEL_TRACES_EXPORTER").as_deref() {
+        None => endpoint.is_some(),
+        Some("otlp") => true,
+        Some("none") => false,
+        Some(other) => return Err(OtlpError::Exporter(other.to_owned())),
+    };
+    let protocol = [
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+    ]
+    .into_iter()
+    .find_map(|name| Some((name, variable(name)?)));
+    match protocol {
+        Some((name, value)) if wanted && value != "grpc" => {
+            Err(OtlpError::Protocol { name, value })
+        }
+        _ => Ok(wanted),
+    }
+}
+
+/// What the environment says comes last, and so wins.
+fn resource(service: Service<'_>) -> Resource {
+    let environment: [Box<dyn ResourceDetector>; 1] = [Box::new(EnvResourceDetector::new())];
+    let resource = Resource::builder_empty()
+        .with_service_name(service.name)
+        .with_attributes([
+            KeyValue::new("service.version", service.version),
+            KeyValue::new("service.instance.id", service.instance.to_owned()),
+        ])
+        .with_detectors(&environment);
+    match variable("OTEL_SERVICE_NAME") {
+        Some(name) => resource.with_service_name(name).build(),
+        None => resource.build(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(variables: &[(&str, &str)]) -> Result<bool, OtlpError> {
+        is_wanted(|name| {
+            let found = variables.iter().find(|(wanted, _)| *wanted == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_environment_decides() {
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+        assert_eq!(wanted(&[]), Ok(false));
+        assert_eq!(wanted(&[endpoint]), Ok(true));
+        assert_eq!(wanted(&[("OTEL_TRACES_EXPORTER", "otlp")]), Ok(true));
+        let none = ("OTEL_TRACES_EXPORTER", "none");
+        let http = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+        assert_eq!(wanted(&[endpoint, none, http]), Ok(false));
+        assert_eq!(
+            wanted(&[endpoint, ("OTEL_SDK_DISABLED", "True")]),
+            Ok(false)
+        );
+        let text = |variables: &[_]| wanted(variables).unwrap_err().to_string();
+        assert!(text(&[endpoint, http]).contains("port 4317"));
+        assert!(text(&[("OTEL_TRACES_EXPORTER", "zipkin")]).contains("zipkin"));
+        let grpc = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
+        assert_eq!(wanted(&[endpoint, http, grpc]), Ok(true));
+    }
+
+    #[test]
+    fn a_parent_goes_in_and_comes_out() {
+        let text = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let parent = TraceParent::parse(text.as_bytes()).unwrap();
+        assert_eq!(traceparent(&remote(parent)), Some(parent));
+        let unsampled = TraceParent { flags: 0, ..parent };
+        assert_eq!(traceparent(&remote(unsampled)), None);
+        assert_eq!(traceparent(&Context::new()), None);
+    }
+}

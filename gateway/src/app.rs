@@ -22,7 +22,7 @@ use crate::http::admin::Admin;
 use crate::http::encoding::ChunkedEncoder;
 use crate::http::listener::{self, ListenError};
 use crate::http::metrics::HttpMetrics;
-use crate::http::{self, HttpConfig, PublishRules, Site};
+use crate::http::{self, HttpConfig, PublishRules, Site, StreamLimits, TrustedProxies};
 use crate::hub::{HubConfig, Inlets, Node, Shard, ShardId, Supply, Times};
 use crate::metrics::{register_hub, register_process};
 use crate::notify::{notify, reloading};
@@ -162,7 +162,7 @@ pub async fn run(
             notify(&reloading());
             reload.again(|config| {
                 http.publish.set(publish_rules(config));
-                http.max_streams.set(max_streams(config, files));
+                http.limits.set(stream_limits(config, files));
             });
             notify("READY=1");
         }
@@ -396,12 +396,13 @@ fn broker_name(config: &Config) -> String {
 
 fn hub_config(config: &Config, shards: usize) -> HubConfig {
     let stream = &config.stream;
+    let log_memory = stream.log_memory / shards;
     HubConfig {
         heartbeat: stream.heartbeat,
-        log_bytes: stream.log_bytes,
+        // A log that takes all of its shard's memory is all that the shard has.
+        log_bytes: stream.log_bytes.min(log_memory),
         log_entries: stream.log_entries,
-        // Room for one log at least, whatever the number of shards.
-        log_memory: (stream.log_memory / shards).max(stream.log_bytes),
+        log_memory,
         max_lag_bytes: stream.max_lag_bytes as u64,
         lag_timeout: stream.lag_timeout,
         history_page: stream.history_page,
@@ -421,7 +422,9 @@ fn http_config(config: &Config, files: Option<u64>) -> HttpConfig {
         allowed_origins: http.allowed_origins.clone(),
         head_timeout: http.head_timeout,
         max_head_bytes: http.max_head_bytes,
-        max_streams: Live::new(max_streams(config, files)),
+        limits: Live::new(stream_limits(config, files)),
+        proxies: TrustedProxies::new(http.trusted_networks()),
+        access: config.log.access,
         demo: dev,
         publish: Live::new(publish_rules(config)),
     }
@@ -437,11 +440,14 @@ fn publish_rules(config: &Config) -> PublishRules {
     }
 }
 
-/// Connections that the node may hold, of so many open files.
-fn max_streams(config: &Config, files: Option<u64>) -> usize {
-    match (config.limits.streams, files) {
-        (0, Some(files)) => usize::try_from(files - files / OWN_FILES).unwrap_or(usize::MAX),
-        (streams, _) => streams,
+/// Without a setting, as many connections as so many open files are enough for.
+fn stream_limits(config: &Config, files: Option<u64>) -> StreamLimits {
+    StreamLimits {
+        connections: match (config.limits.streams, files) {
+            (0, Some(files)) => usize::try_from(files - files / OWN_FILES).unwrap_or(usize::MAX),
+            (streams, _) => streams,
+        },
+        per_address: config.limits.streams_per_address,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 mod load;
+mod network;
 mod print;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ mod validate;
 mod values;
 
 pub use load::{Loaded, defaults, load};
+pub use network::Network;
 pub use print::print;
 pub use validate::validate;
 
@@ -110,6 +112,9 @@ pub struct Http {
     /// Other origins that may use the gateway, as browsers write them.
     #[serde(deserialize_with = "values::list")]
     pub allowed_origins: Vec<String>,
+    /// Addresses and networks of proxies that name their clients. See [`Http::trusted_networks`].
+    #[serde(deserialize_with = "values::list")]
+    pub trusted_proxies: Vec<String>,
     /// Time for a whole request head.
     #[serde(with = "values::duration")]
     pub head_timeout: Duration,
@@ -244,6 +249,8 @@ pub struct Stream {
 pub struct Limits {
     /// Connections, streams and others; 0 is what the limit of open files allows.
     pub streams: usize,
+    /// Streams of one client address; 0 for no limit.
+    pub streams_per_address: usize,
     /// Rooms of each shard; 0 for no limit.
     pub rooms: usize,
 }
@@ -296,6 +303,15 @@ impl Config {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             shards => shards,
         }
+    }
+}
+
+impl Http {
+    /// The proxies that name their clients. Validation has refused what is no network.
+    #[must_use]
+    pub fn trusted_networks(&self) -> Vec<Network> {
+        let proxies = self.trusted_proxies.iter();
+        proxies.filter_map(|proxy| proxy.parse().ok()).collect()
     }
 }
 

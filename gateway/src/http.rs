@@ -16,7 +16,7 @@ use protocol::RoomName;
 
 use crate::broker::Broker;
 use crate::drain::Lifecycle;
-use crate::hub::{Node, ShardHandle};
+use crate::hub::{Limit, Node, ShardHandle};
 use crate::reload::Live;
 use crate::trace::{self, Traces};
 
@@ -30,6 +30,7 @@ mod error;
 mod history;
 pub mod listener;
 pub mod metrics;
+mod proxies;
 mod publish;
 mod socket;
 mod status;
@@ -44,6 +45,7 @@ use stream::Opening;
 use subscribe::{Accept, Wish};
 
 pub use connection::serve;
+pub use proxies::TrustedProxies;
 pub use publish::PublishRules;
 
 /// A subscriber's body is read and ignored up to this size.
@@ -62,12 +64,25 @@ pub struct HttpConfig {
     pub head_timeout: Duration,
     /// Size of a request head.
     pub max_head_bytes: usize,
-    /// Connections of this node, streams and others; 0 for no limit.
-    pub max_streams: Live<usize>,
+    /// How many streams are let in.
+    pub limits: Live<StreamLimits>,
+    /// Who may say for whom it asks.
+    pub proxies: TrustedProxies,
+    /// Streams are logged with their client's address.
+    pub access: bool,
     /// The demo page is served.
     pub demo: bool,
     /// Who may publish.
     pub publish: Live<PublishRules>,
+}
+
+/// How many streams a node lets in; 0 for no limit.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StreamLimits {
+    /// Connections of this node, streams and others.
+    pub connections: usize,
+    /// Streams of one client address.
+    pub per_address: usize,
 }
 
 /// What every request of one shard needs.
@@ -250,8 +265,13 @@ where
                 publish::read_body(body, MAX_SUBSCRIBE_BODY).await?;
                 let wish = Wish::read(&parts.headers, parts.uri.query().unwrap_or_default());
                 let mut opening = Opening::new(room, wish, parts.version, caller);
-                if is_full(site) {
-                    opening.refused = Some("limit");
+                let limits = *site.config.limits.get();
+                if is_full(site, limits.connections) {
+                    opening.refused = Some(Limit::Streams);
+                }
+                opening.per_address = limits.per_address;
+                if limits.per_address > 0 || site.config.access {
+                    opening.named = site.config.proxies.named(&parts.headers);
                 }
                 Ok(Outcome::Stream(opening))
             }
@@ -264,8 +284,7 @@ where
 }
 
 /// Whether the node holds as many connections as it may.
-fn is_full(site: &Site) -> bool {
-    let most = *site.config.max_streams.get();
+fn is_full(site: &Site, most: usize) -> bool {
     most > 0 && site.node.streams() + site.metrics.connections() > most
 }
 

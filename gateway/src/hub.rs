@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use crate::trace::FanOut;
 
 mod access;
+mod addresses;
 mod catchup;
 mod heartbeat;
 mod leaving;
@@ -26,6 +27,7 @@ mod sweep;
 mod tests;
 mod times;
 
+pub use addresses::{Addresses, Place};
 pub use node::{HubCounters, Node};
 pub use shard::{Shard, ShardHandle};
 pub use times::Times;
@@ -233,6 +235,29 @@ pub enum Framing {
     Identity,
 }
 
+/// Which limit keeps a new stream out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Connections of the node.
+    Streams,
+    /// Rooms of the shard.
+    Rooms,
+    /// Streams of the client's address.
+    Address,
+}
+
+impl Limit {
+    /// In metrics and in the log.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Streams => "streams",
+            Self::Rooms => "rooms",
+            Self::Address => "address",
+        }
+    }
+}
+
 /// A socket whose request has been read and whose stream the hub takes over.
 #[derive(Debug)]
 pub struct Subscription {
@@ -249,9 +274,13 @@ pub struct Subscription {
     /// Heartbeats are named events instead of comments.
     pub heartbeat_events: bool,
     /// Not let in: told so, and closed.
-    pub refused: Option<&'static str>,
+    pub refused: Option<Limit>,
     /// The span of the request, where it is recorded: ends when the stream is among the live ones of its room.
     pub trace: Option<Context>,
+    /// Its place among the streams of its client's address, where those are counted.
+    pub place: Option<Place>,
+    /// The client behind the proxy at the other end, for the log.
+    pub client: Option<std::net::IpAddr>,
 }
 
 /// An event that the gateway itself sends.
@@ -280,7 +309,7 @@ pub enum Control<'a> {
     },
     /// Last block before an unclean end.
     Close {
-        /// One word: `drain`, `lagging`.
+        /// One word: `drain`, `age`, `limit`.
         reason: &'static str,
     },
     /// A heartbeat for those who asked to see it.

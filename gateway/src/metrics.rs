@@ -43,6 +43,7 @@ const fn part_of<T>(
 }
 
 const CLOSED: &str = "Event streams that ended, by why: the client went (client), it did not read (lag), the node stops (drain), its age (age), or it was not let in (limit).";
+const REFUSED: &str = "Event streams that were not let in, by the limit: the node's streams (streams), a shard's rooms (rooms), or the streams of the client's address (address).";
 const RESETS: &str =
     "stream.reset events sent, one for each stream, by why continuity could not be proved.";
 const RESUMES: &str = "Resumed positions by what answered them: the recent events of this node, or a read of the stream.";
@@ -66,6 +67,21 @@ const HUB_COUNTERS: &[Part<HubCounters>] = &[
     part_of("streams_closed_total", ("reason", "limit"), CLOSED, |c| {
         c.closed_limit
     }),
+    part_of(
+        "streams_refused_total",
+        ("limit", "streams"),
+        REFUSED,
+        |c| c.refused_streams,
+    ),
+    part_of("streams_refused_total", ("limit", "rooms"), REFUSED, |c| {
+        c.refused_rooms
+    }),
+    part_of(
+        "streams_refused_total",
+        ("limit", "address"),
+        REFUSED,
+        |c| c.refused_address,
+    ),
     part(
         "events_total",
         "Events that reached a room, counted once for each shard that has the room.",

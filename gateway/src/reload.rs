@@ -56,11 +56,12 @@ impl fmt::Debug for Reload {
 }
 
 /// The keys that can change while a node runs.
-const LIVE: [&str; 4] = [
+const LIVE: [&str; 5] = [
     "log.level",
     "publish.keys",
     "publish.open_rooms",
     "limits.streams",
+    "limits.streams_per_address",
 ];
 
 impl Reload {
@@ -109,6 +110,7 @@ impl Reload {
             .open_rooms
             .clone_from(&config.publish.open_rooms);
         self.now.limits.streams = config.limits.streams;
+        self.now.limits.streams_per_address = config.limits.streams_per_address;
     }
 }
 

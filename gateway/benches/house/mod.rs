@@ -109,6 +109,8 @@ impl House {
                 heartbeat_events: false,
                 refused: None,
                 trace: None,
+                place: None,
+                client: None,
             });
         }
         let mut house = Self {

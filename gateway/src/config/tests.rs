@@ -240,6 +240,14 @@ fn rules_are_enforced() {
         ),
         ("[stream]\nheartbeat = \"61s\"", "stream.heartbeat"),
         ("[stream]\nlog_memory = 1000", "stream.log_memory"),
+        (
+            "shards = 1000\n[stream]\nlog_bytes = 65536\nlog_memory = 1048576",
+            "stream.log_memory (1048576) is too little for 1000 shards",
+        ),
+        (
+            "[http]\ntrusted_proxies = [\"10.0.0.0/8\", \"proxy\"]",
+            "http.trusted_proxies names `proxy`, which is not an address or a network such as 10.0.0.0/8",
+        ),
         ("[retention]\nexpire = \"10ms\"", "retention.expire is 10ms"),
         (
             "[drain]\nspread = \"31s\"",

@@ -6,7 +6,7 @@ use protocol::RoomName;
 use redis::IntoConnectionInfo;
 
 use super::values::format_duration;
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, Network};
 
 /// Checks a whole configuration. What is risky but allowed comes back as warnings, one sentence
 /// each.
@@ -18,6 +18,7 @@ pub fn validate(config: &Config) -> Result<Vec<String>, ConfigError> {
     names(config)?;
     addresses(config)?;
     origins(config)?;
+    proxies(config)?;
     link(config)?;
     crate::telemetry::filter(&config.log.level)
         .map_err(|error| ConfigError::Rule(format!("log.level: {error}")))?;
@@ -124,6 +125,17 @@ fn origins(config: &Config) -> Result<(), ConfigError> {
     Ok(())
 }
 
+fn proxies(config: &Config) -> Result<(), ConfigError> {
+    for proxy in &config.http.trusted_proxies {
+        proxy.parse::<Network>().map(drop).map_err(|error| {
+            ConfigError::Rule(format!(
+                "http.trusted_proxies names `{proxy}`, which is {error}"
+            ))
+        })?;
+    }
+    Ok(())
+}
+
 fn link(config: &Config) -> Result<(), ConfigError> {
     let url = config.redis.url.as_str();
     if url.is_empty() {
@@ -169,6 +181,15 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
         format!(
             "stream.log_memory ({}) is less than stream.log_bytes ({}): it must hold the log of one room",
             stream.log_memory, stream.log_bytes
+        )
+    })?;
+    let (shards, largest) = (config.shard_count(), config.publish.max_bytes);
+    rule(stream.log_memory / shards >= largest, || {
+        format!(
+            "stream.log_memory ({}) is too little for {shards} shards, each of which must hold the largest event \
+             (publish.max_bytes, {largest}): raise it to {} at least, or set fewer shards",
+            stream.log_memory,
+            largest.saturating_mul(shards)
         )
     })
 }

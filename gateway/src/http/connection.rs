@@ -23,7 +23,7 @@ use super::socket::{First, Needs, Socket};
 use super::stream::Opening;
 use super::{Outcome, Site, answer};
 use crate::drain::Phase;
-use crate::hub::Subscription;
+use crate::hub::{Limit, Subscription};
 
 /// Where a stream request waits for this loop to see it.
 type Slot = Rc<RefCell<Option<Opening>>>;
@@ -142,9 +142,23 @@ fn hand_over(site: &Site, socket: Socket, opening: Opening) {
         framing,
         heartbeat_events,
         head,
-        refused,
         trace,
+        mut refused,
+        per_address,
+        named,
     } = opening;
+    let (mut client, mut place) = (None, None);
+    // Asked for only where somebody wants to know. Without an address there is no limit.
+    if (per_address > 0 || site.config.access)
+        && let Ok(peer) = socket.peer_addr()
+    {
+        client = site.config.proxies.client(peer.ip(), named);
+        if per_address > 0 && refused.is_none() {
+            let address = client.unwrap_or(peer.ip());
+            place = site.node.addresses().take(address, per_address);
+            refused = place.is_none().then_some(Limit::Address);
+        }
+    }
     site.shard.adopt(Subscription {
         socket,
         room,
@@ -154,6 +168,8 @@ fn hand_over(site: &Site, socket: Socket, opening: Opening) {
         heartbeat_events,
         refused,
         trace,
+        place,
+        client,
     });
 }
 
@@ -171,7 +187,7 @@ mod tests {
     use crate::broker::memory::{MemoryBroker, MemoryConfig};
     use crate::http::encoding::ChunkedEncoder;
     use crate::http::metrics::HttpMetrics;
-    use crate::http::{HttpConfig, PublishRules};
+    use crate::http::{HttpConfig, PublishRules, StreamLimits, TrustedProxies};
     use crate::hub::{HubConfig, Node, Shard, Times};
     use crate::reload::Live;
 
@@ -205,7 +221,9 @@ mod tests {
                 allowed_origins: Vec::new(),
                 head_timeout: Duration::from_secs(60),
                 max_head_bytes: 16384,
-                max_streams: Live::new(0),
+                limits: Live::new(StreamLimits::default()),
+                proxies: TrustedProxies::default(),
+                access: false,
                 demo: false,
                 publish: Live::new(PublishRules {
                     open: true,

@@ -2,6 +2,7 @@
 //! framing, HTTP/1.0) are done here.
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderValue, Response, Version, header};
@@ -11,7 +12,7 @@ use protocol::RoomName;
 use super::body::Answer;
 use super::cors::Caller;
 use super::subscribe::Wish;
-use crate::hub::{Framing, Position};
+use crate::hub::{Framing, Limit, Position};
 
 /// Size of the comment that `?padding=true` asks for, its line end included.
 const PADDING_BYTES: usize = 2048;
@@ -30,9 +31,13 @@ pub struct Opening {
     /// The bytes that go first.
     pub head: Vec<u8>,
     /// Why it is not let in.
-    pub refused: Option<&'static str>,
+    pub refused: Option<Limit>,
     /// The span of the request, where it is recorded.
     pub trace: Option<Context>,
+    /// Streams that its client's address may have; 0 for no limit.
+    pub per_address: usize,
+    /// The client as the request names it: see [`super::TrustedProxies`].
+    pub named: Option<IpAddr>,
 }
 
 impl Opening {
@@ -56,6 +61,8 @@ impl Opening {
             head,
             refused: None,
             trace: None,
+            per_address: 0,
+            named: None,
         }
     }
 }

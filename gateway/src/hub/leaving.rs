@@ -5,11 +5,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use super::Control;
 use super::log::RoomLog;
 use super::node::Counters;
 use super::state::{Closed, State, ticks};
 use super::subscriber::{Handle, Subscriber, Work};
+use super::{Control, Limit};
 
 /// The part of a stream's age that is drawn by lot, so that streams that came together do not go together: one
 /// in so many.
@@ -33,19 +33,20 @@ struct Drain {
 
 impl State {
     /// Why a newcomer to a room is not let in.
-    pub(super) fn refusal(&self, room: &protocol::RoomName) -> Option<(&'static str, Closed)> {
+    pub(super) fn refusal(&self, room: &protocol::RoomName) -> Option<Closed> {
         let rooms = self.config.max_rooms;
         if self.leaving.drain.is_some() {
-            Some(("drain", Closed::Drain))
+            Some(Closed::Drain)
         } else if rooms > 0 && self.rooms.len() >= rooms && !self.by_name.contains_key(room) {
-            Some(("limit", Closed::Limit))
+            Some(Closed::Limit(Limit::Rooms))
         } else {
             None
         }
     }
 
     /// Ends a stream before it began.
-    pub(super) fn refuse(&mut self, mut subscriber: Subscriber, reason: &'static str, why: Closed) {
+    pub(super) fn refuse(&mut self, mut subscriber: Subscriber, why: Closed) {
+        let reason = why.label();
         subscriber.push_control(Control::Close { reason }, &*self.encoder);
         if !self.config.unclean_close && !subscriber.identity() {
             subscriber.push_raw(LAST_CHUNK);
@@ -55,6 +56,9 @@ impl State {
         subscriber.offset = log.end();
         subscriber.flush(&log, &mut Work::default());
         Counters::bump(self.counters.closed(why), 1);
+        if let Closed::Limit(limit) = why {
+            Counters::bump(self.counters.refused(limit), 1);
+        }
     }
 
     /// Notes when a new stream has to end.
@@ -75,7 +79,7 @@ impl State {
                 break;
             }
             self.leaving.ages.pop();
-            self.dismiss(handle, "age", Closed::Age);
+            self.dismiss(handle, Closed::Age);
         }
     }
 
@@ -105,12 +109,12 @@ impl State {
         let keep = drain.total.saturating_sub(due);
         let leaving = drain.order.split_off(keep.min(drain.order.len()));
         for handle in leaving {
-            self.dismiss(handle, "drain", Closed::Drain);
+            self.dismiss(handle, Closed::Drain);
         }
     }
 
     /// Tells a stream why it ends, and ends it.
-    fn dismiss(&mut self, handle: Handle, reason: &'static str, why: Closed) {
+    fn dismiss(&mut self, handle: Handle, why: Closed) {
         let key = handle.0 as usize;
         if !self.is_current(handle) {
             return;
@@ -118,6 +122,7 @@ impl State {
         let subscriber = &mut self.subscribers[key];
         // A blocked one comes back with its last id all the same.
         if subscriber.is_clear() {
+            let reason = why.label();
             subscriber.push_control(Control::Close { reason }, &*self.encoder);
             if !self.config.unclean_close && !subscriber.identity() {
                 subscriber.push_raw(LAST_CHUNK);

@@ -9,7 +9,7 @@ use protocol::RoomName;
 use tokio::sync::{mpsc, oneshot};
 
 use super::state::Closed;
-use super::{ResetReason, ShardId, Times};
+use super::{Addresses, Limit, ResetReason, ShardId, Times};
 
 /// A request to a shard from elsewhere.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ pub(super) enum Command {
 pub struct Node {
     sides: Arc<Vec<Side>>,
     times: Times,
+    addresses: Addresses,
 }
 
 #[derive(Debug)]
@@ -63,6 +64,12 @@ counters! {
     closed_age,
     /// Streams that were not let in.
     closed_limit,
+    /// Of those, because of the streams of the node...
+    refused_streams,
+    /// ...the rooms of a shard...
+    refused_rooms,
+    /// ...or the streams of their client's address.
+    refused_address,
     /// Open now.
     streams_open,
     /// Events appended to room logs.
@@ -114,7 +121,15 @@ impl Counters {
             Closed::Lag => &self.closed_lag,
             Closed::Drain => &self.closed_drain,
             Closed::Age => &self.closed_age,
-            Closed::Limit => &self.closed_limit,
+            Closed::Limit(_) => &self.closed_limit,
+        }
+    }
+
+    pub(super) fn refused(&self, limit: Limit) -> &AtomicU64 {
+        match limit {
+            Limit::Streams => &self.refused_streams,
+            Limit::Rooms => &self.refused_rooms,
+            Limit::Address => &self.refused_address,
         }
     }
 
@@ -152,7 +167,14 @@ impl Node {
         Self {
             sides: Arc::new((0..shards).map(side).collect()),
             times,
+            addresses: Addresses::default(),
         }
+    }
+
+    /// The streams of this node by client address, where they are counted.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
     }
 
     /// Subscribers of a room on this node.

@@ -247,6 +247,7 @@ impl State {
             }
         }
         self.resolve_waiting(room_key);
+        self.keep_to_memory();
     }
 
     /// Asks again for what could not be read.

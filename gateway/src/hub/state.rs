@@ -18,8 +18,8 @@ use super::node::Counters;
 use super::room::Room;
 use super::subscriber::{CatchUp, Flush, Handle, Subscriber, Work};
 use super::{
-    Control, Encoder, HistoryQuery, HubConfig, Position, ShardId, Subscription, Supply, Times,
-    Upstream,
+    Control, Encoder, HistoryQuery, HubConfig, Limit, Place, Position, ShardId, Subscription,
+    Supply, Times, Upstream,
 };
 use crate::trace::FanOut;
 
@@ -56,7 +56,7 @@ pub(super) enum Closed {
     Lag,
     Drain,
     Age,
-    Limit,
+    Limit(Limit),
 }
 
 impl Closed {
@@ -67,7 +67,7 @@ impl Closed {
             Self::Lag => "lag",
             Self::Drain => "drain",
             Self::Age => "age",
-            Self::Limit => "limit",
+            Self::Limit(_) => "limit",
         }
     }
 }
@@ -114,6 +114,8 @@ pub(super) struct State {
     pub(super) leaving: Leaving,
     /// Traced events that are being written, by room.
     pub(super) fan_outs: Vec<(usize, Arc<FanOut>)>,
+    /// Of the streams that are counted by address. Empty where none are.
+    places: HashMap<u32, Place>,
 }
 
 impl State {
@@ -159,6 +161,7 @@ impl State {
             lingering: VecDeque::new(),
             leaving: Leaving::default(),
             fan_outs: Vec::new(),
+            places: HashMap::new(),
         }
     }
 
@@ -182,10 +185,16 @@ impl State {
             Subscriber::new(socket, handle, subscription.framing, subscription.head);
         subscriber.heartbeat_events = subscription.heartbeat_events;
         Counters::bump(&self.counters.streams_opened, 1);
-        let refused = subscription.refused.map(|reason| (reason, Closed::Limit));
-        if let Some((reason, why)) = refused.or_else(|| self.refusal(&subscription.room)) {
-            self.refuse(subscriber, reason, why);
+        let refused = subscription.refused.map(Closed::Limit);
+        if let Some(why) = refused.or_else(|| self.refusal(&subscription.room)) {
+            // Before its client hears of it, and perhaps comes back at once.
+            drop(subscription.place);
+            self.note_refused(&subscriber, &subscription.room, subscription.client, why);
+            self.refuse(subscriber, why);
             return;
+        }
+        if let Some(place) = subscription.place {
+            self.places.insert(handle.0, place);
         }
         self.note_age(handle);
         let room_key = self.enter_room(&subscription.room);
@@ -200,7 +209,7 @@ impl State {
         subscriber.catch_up = Some(Box::new(catch_up));
         self.subscribers.insert(subscriber);
         self.count_open();
-        self.note_opened(key);
+        self.note_opened(key, subscription.client);
         self.open_at_once(key);
         self.resolve(key);
         self.flush(key);
@@ -377,6 +386,9 @@ impl State {
         let Some(subscriber) = self.subscribers.try_remove(key) else {
             return;
         };
+        if !self.places.is_empty() {
+            self.places.remove(&(key as u32));
+        }
         Counters::bump(self.counters.closed(why), 1);
         self.count_open();
         self.note_closed(&subscriber, why);
@@ -412,6 +424,7 @@ impl State {
         }
         self.retire();
         self.drain_some();
+        self.keep_to_memory();
         self.counters
             .log_bytes
             .store(self.log_bytes as u64, std::sync::atomic::Ordering::Relaxed);

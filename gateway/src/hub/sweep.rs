@@ -11,8 +11,8 @@ use super::state::State;
 use super::subscriber::{CatchUp, Flush, Subscriber, Work};
 use super::{Item, Position, Reset};
 
-/// Rooms that the memory limit may shorten at one append.
-const EVICTIONS_PER_APPEND: usize = 8;
+/// Rooms that the memory limit may shorten before other work gets its turn.
+const EVICTIONS_AT_ONCE: usize = 8;
 
 impl State {
     /// New items of a room, in order.
@@ -50,7 +50,13 @@ impl State {
             );
             self.shorten(room_key, bytes, entries);
         }
-        for _ in 0..EVICTIONS_PER_APPEND {
+        self.keep_to_memory();
+    }
+
+    /// Shortens some rooms' logs where all of them together have become too large; what is left to do then is done
+    /// at the next tick.
+    pub(super) fn keep_to_memory(&mut self) {
+        for _ in 0..EVICTIONS_AT_ONCE {
             if self.log_bytes + self.page_bytes <= self.config.log_memory {
                 break;
             }
@@ -196,7 +202,8 @@ impl State {
                 continue;
             };
             let (bytes, entries) = (room.log.bytes() / 2, room.log.len() / 2);
-            if room.log.len() > 0 {
+            // A log may hold memory of events that it has no more.
+            if room.log.memory() > 0 {
                 self.shorten(self.hand, bytes, entries);
                 let log = &mut self.rooms[self.hand].log;
                 let before = log.memory();

@@ -195,6 +195,8 @@ impl World {
             heartbeat_events: false,
             refused: None,
             trace: None,
+            place: None,
+            client: None,
         });
         if self.state.room_subscribers(&self.room) == 1 && self.clients.len() == 1 {
             let head = self

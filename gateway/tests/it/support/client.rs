@@ -2,7 +2,7 @@
 //! back after `retry:` (shortened) to the next of its addresses, and stops for good at any answer
 //! but 200.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -67,6 +67,7 @@ pub struct Options {
     keep_bytes: bool,
     comes_back: bool,
     receive_buffer: Option<u32>,
+    from: Option<IpAddr>,
     cut_when: Option<CutWhen>,
 }
 
@@ -109,6 +110,12 @@ impl Options {
     /// A small kernel buffer, so that a stall is felt soon.
     pub fn receive_buffer(mut self, bytes: u32) -> Self {
         self.receive_buffer = Some(bytes);
+        self
+    }
+
+    /// From this address of the machine.
+    pub fn from(mut self, address: &str) -> Self {
+        self.from = Some(address.parse().unwrap());
         self
     }
 
@@ -173,6 +180,7 @@ impl Client {
             keep_bytes: false,
             comes_back: true,
             receive_buffer: None,
+            from: None,
             cut_when: None,
         }
     }
@@ -436,6 +444,9 @@ impl Run {
         let socket = TcpSocket::new_v4()?;
         if let Some(bytes) = self.options.receive_buffer {
             socket.set_recv_buffer_size(bytes)?;
+        }
+        if let Some(from) = self.options.from {
+            socket.bind(SocketAddr::new(from, 0))?;
         }
         let mut socket = socket.connect(address).await?;
         let Options {

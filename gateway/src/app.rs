@@ -17,7 +17,7 @@ use crate::broker::Broker;
 use crate::broker::memory::{MemoryBroker, MemoryConfig};
 use crate::broker::redis::{RedisBroker, RedisConfig, RedisMetrics, Retention};
 use crate::config::Config;
-use crate::drain::{DrainTimes, Lifecycle, Phase, ReloadSignal, StopSignals, drain};
+use crate::drain::{DrainTimes, Left, Lifecycle, Phase, ReloadSignal, StopSignals, drain};
 use crate::http::admin::Admin;
 use crate::http::encoding::ChunkedEncoder;
 use crate::http::listener::{self, ListenError};
@@ -139,12 +139,15 @@ pub async fn run(
             spread: config.drain.spread,
             grace: config.drain.grace,
         };
-        let left = || node.streams() + metrics.connections();
+        let left = || Left {
+            streams: node.streams(),
+            connections: metrics.connections(),
+        };
         tokio::select! {
             left = drain(&lifecycle, &times, |spread| node.drain(spread), left) => left,
             name = signals.next() => {
                 warn!(signal = name, "The node stops at once.");
-                left()
+                left().total()
             }
         }
     };
@@ -152,6 +155,7 @@ pub async fn run(
         node = config.node,
         shards = count,
         broker = broker_name(&config),
+        phase = Phase::Running.label(),
         "The node serves."
     );
     started();
@@ -169,10 +173,14 @@ pub async fn run(
     };
     tokio::select! {
         () = reloads => {}
-        left = stop => match left {
-            0 => info!("The node has stopped."),
-            left => warn!(left, "The node has stopped; what was left was cut off."),
-        },
+        left = stop => {
+            lifecycle.enter(Phase::Stopped);
+            let phase = Phase::Stopped.label();
+            match left {
+                0 => info!(phase, "The node has stopped."),
+                left => warn!(phase, left, "The node has stopped; what was left was cut off."),
+            }
+        }
         result = operators => result.context("operators cannot be accepted")?,
         Some(shard) = faults.recv() => anyhow::bail!("shard {shard} has ended unasked: see the log"),
     }

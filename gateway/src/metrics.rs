@@ -160,19 +160,35 @@ const HUB_GAUGES: &[Part<HubCounters>] = &[
         "Bytes that stalled streams are behind, all together.",
         |c| c.stalled_bytes,
     ),
+    part(
+        "drain_streams",
+        "Event streams that were open when the node began to close them; 0 before.",
+        |c| c.drain_streams,
+    ),
+    part(
+        "drain_streams_left",
+        "Of those, how many are still open.",
+        |c| c.drain_left,
+    ),
 ];
 
-const PHASES: &str = "1 for the phase in which the node is: running, unready (told to stop, still serving), closing (streams are closed).";
+const PHASES: &str = "1 for the phase in which the node is: running, unready (told to stop, still serving), draining (streams are closed), closing (the last answers end), stopped.";
 
 const PHASE_GAUGES: &[Part<Phase>] = &[
     part_of("phase", ("phase", "running"), PHASES, |phase| {
-        u64::from(*phase == Phase::Serving)
+        u64::from(*phase == Phase::Running)
     }),
     part_of("phase", ("phase", "unready"), PHASES, |phase| {
         u64::from(*phase == Phase::Unready)
     }),
+    part_of("phase", ("phase", "draining"), PHASES, |phase| {
+        u64::from(*phase == Phase::Draining)
+    }),
     part_of("phase", ("phase", "closing"), PHASES, |phase| {
         u64::from(*phase == Phase::Closing)
+    }),
+    part_of("phase", ("phase", "stopped"), PHASES, |phase| {
+        u64::from(*phase == Phase::Stopped)
     }),
 ];
 
@@ -293,8 +309,10 @@ mod tests {
                 .filter(|line| line.starts_with("sse_gateway_phase{") && line.ends_with(" 1"));
             now.map(str::to_owned).collect::<Vec<_>>()
         };
-        assert_eq!(phase(), ["sse_gateway_phase{phase=\"running\"} 1"]);
-        lifecycle.enter(Phase::Closing);
-        assert_eq!(phase(), ["sse_gateway_phase{phase=\"closing\"} 1"]);
+        for now in Phase::ALL {
+            lifecycle.enter(now);
+            let line = format!("sse_gateway_phase{{phase=\"{}\"}} 1", now.label());
+            assert_eq!(phase(), [line]);
+        }
     }
 }

@@ -128,9 +128,9 @@ impl Admin {
 /// that finds every node unready would end them all.
 fn readiness(broker: &BrokerStatus, phase: Phase, strict: bool) -> Response<Answer> {
     let mut reasons = broker.reasons.clone();
-    let (ready, status) = if phase > Phase::Serving {
+    let (ready, status) = if phase > Phase::Running {
         reasons.insert(0, "the node is stopping".to_owned());
-        (false, "draining")
+        (false, phase.label())
     } else if !broker.was_live {
         (false, "starting")
     } else if !broker.live {
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(body["ready"], response.status() == 200);
         assert_eq!(
             body["reasons"].as_array().unwrap().is_empty(),
-            live && phase == Phase::Serving
+            live && phase == Phase::Running
         );
         (
             response.status().as_u16(),
@@ -182,17 +182,21 @@ mod tests {
 
     #[test]
     fn readiness_is_a_latch() {
-        use Phase::{Serving, Unready};
+        use Phase::{Running, Unready};
         assert_eq!(
-            status(false, false, Serving, false),
+            status(false, false, Running, false),
             (503, "starting".into())
         );
-        assert_eq!(status(true, true, Serving, false), (200, "ok".into()));
+        assert_eq!(status(true, true, Running, false), (200, "ok".into()));
         assert_eq!(
-            status(false, true, Serving, false),
+            status(false, true, Running, false),
             (200, "degraded".into())
         );
-        assert_eq!(status(false, true, Serving, true), (503, "degraded".into()));
-        assert_eq!(status(true, true, Unready, false), (503, "draining".into()));
+        assert_eq!(status(false, true, Running, true), (503, "degraded".into()));
+        assert_eq!(status(true, true, Unready, false), (503, "unready".into()));
+        assert_eq!(
+            status(false, true, Phase::Draining, false),
+            (503, "draining".into())
+        );
     }
 }

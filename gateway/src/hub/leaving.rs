@@ -90,6 +90,8 @@ impl State {
             .iter()
             .map(|(key, s)| (key as u32, s.serial))
             .collect();
+        Counters::set(&self.counters.drain_streams, order.len() as u64);
+        Counters::set(&self.counters.drain_left, order.len() as u64);
         self.leaving.drain = Some(Drain {
             began: self.now(),
             ticks: ticks(spread),
@@ -111,6 +113,8 @@ impl State {
         for handle in leaving {
             self.dismiss(handle, Closed::Drain);
         }
+        // Nobody was let in since, so they are the same that were there, without those who went by themselves.
+        Counters::set(&self.counters.drain_left, self.subscribers.len() as u64);
     }
 
     /// Tells a stream why it ends, and ends it.

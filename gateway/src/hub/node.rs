@@ -104,6 +104,10 @@ counters! {
     stalled,
     /// Bytes that those are behind the recent events of their rooms.
     stalled_bytes,
+    /// Streams that were open when the draining began.
+    drain_streams,
+    /// Of those, open now.
+    drain_left,
     /// Bytes of room logs now.
     log_bytes,
     /// Events that left a room log.

@@ -125,3 +125,115 @@ async fn a_drained_nodes_clients_go_on_elsewhere() {
         assert_eq!(client.seen().refused, None);
     }
 }
+
+/// The number of a metric.
+async fn value(gateway: &Gateway, name: &str) -> Option<f64> {
+    let text = gateway.admin("/metrics").await.ok()?.text();
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+}
+
+async fn is_in(gateway: &Gateway, phase: &str) -> bool {
+    value(gateway, &format!("sse_gateway_phase{{phase=\"{phase}\"}}")).await == Some(1.0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_phase_does_what_its_name_says_and_can_be_seen() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let mut gateway = Setup::memory()
+        .set("drain.delay", "2s")
+        .set("drain.spread", "3s")
+        .set("drain.grace", "20s")
+        .start()
+        .await;
+    let of = || Client::of(&[gateway.address], "demo").once();
+    assert!(is_in(&gateway, "running").await);
+    assert_eq!(
+        value(&gateway, "sse_gateway_drain_streams").await,
+        Some(0.0)
+    );
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(of().open().await);
+    }
+    // A request whose end is yet to come.
+    let mut slow = tokio::net::TcpStream::connect(gateway.address)
+        .await
+        .unwrap();
+    slow.write_all(b"POST /rooms/demo/events HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nh")
+        .await
+        .unwrap();
+
+    gateway.signal("TERM");
+    eventually!(is_in(&gateway, "unready").await, "{}", gateway.log());
+    assert!(!gateway.is_ready().await);
+    clients.push(of().open().await);
+
+    eventually!(is_in(&gateway, "draining").await, "{}", gateway.log());
+    let late = of().start();
+    let close = late.wait_control("stream.close").await;
+    assert_eq!(close["reason"], "drain");
+    assert!(late.seen().retry_ms.is_some() && late.seen().refused.is_none());
+    eventually!(
+        value(&gateway, "sse_gateway_drain_streams").await == Some(11.0),
+        "{}",
+        gateway.log()
+    );
+    eventually!(
+        value(&gateway, "sse_gateway_drain_streams_left")
+            .await
+            .is_some_and(|left| left > 0.0 && left < 11.0),
+        "{}",
+        gateway.log()
+    );
+    assert!(is_in(&gateway, "draining").await);
+
+    eventually!(is_in(&gateway, "closing").await, "{}", gateway.log());
+    assert_eq!(
+        value(&gateway, "sse_gateway_drain_streams_left").await,
+        Some(0.0)
+    );
+    eventually!(
+        tokio::net::TcpStream::connect(gateway.address)
+            .await
+            .is_err(),
+        "it goes on accepting"
+    );
+    slow.write_all(b"i").await.unwrap();
+    let mut answer = Vec::new();
+    slow.read_to_end(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with(b"HTTP/1.1 201 "),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+
+    assert_closed_in_order(&mut gateway, &clients).await;
+    let log = gateway.log();
+    let phases = log.lines().filter_map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        Some(line["phase"].as_str()?.to_owned())
+    });
+    let phases: Vec<_> = phases.collect();
+    assert_eq!(
+        phases,
+        ["running", "unready", "draining", "closing", "stopped"]
+    );
+    assert!(
+        log.lines()
+            .last()
+            .unwrap()
+            .contains("\"phase\":\"stopped\""),
+        "{log}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_streams_waits_for_nothing() {
+    let mut gateway = Setup::memory().set("drain.spread", "20s").start().await;
+    let began = std::time::Instant::now();
+    gateway.signal("TERM");
+    assert_eq!(gateway.wait_exit().await, Some(0));
+    assert!(began.elapsed() < std::time::Duration::from_secs(10));
+}

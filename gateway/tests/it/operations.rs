@@ -114,6 +114,9 @@ async fn the_service_manager_is_told() {
     assert_eq!(told(), "READY=1");
     gateway.signal("TERM");
     assert_eq!(told(), "STOPPING=1");
+    for phase in ["unready", "draining", "closing", "stopped"] {
+        assert_eq!(told(), format!("STATUS={phase}"));
+    }
     assert_eq!(gateway.wait_exit().await, Some(0));
 }
 

@@ -4,7 +4,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
 PAGE_TEST := gateway/tests/page/run.sh
 
-.PHONY: help test tools fmt lint doc page smoke metrics chart unit deny run build bench image chart-package dist
+.PHONY: help test tools fmt lint doc page smoke metrics chart balancers roll-test unit deny run build bench image chart-package dist
 
 help:
 	@echo "make run     a gateway in development mode, with a demo page"
@@ -14,7 +14,7 @@ help:
 	@echo "make chart-package    the Helm chart as an archive"
 	@echo "make dist    an archive of static programs, completions and man pages, with checksums"
 	@echo "make bench   timings of the hub, and instructions against a baseline"
-	@echo "make fmt | lint | doc | deny | page | smoke | metrics | chart | unit    one check"
+	@echo "make fmt | lint | doc | deny | page | smoke | metrics | chart | balancers | roll-test | unit    one check"
 
 # The tests come last, so that their count closes the output.
 test:
@@ -28,6 +28,8 @@ test:
 	@$(MAKE) --no-print-directory smoke
 	@$(MAKE) --no-print-directory metrics
 	@$(MAKE) --no-print-directory chart
+	@$(MAKE) --no-print-directory balancers
+	@$(MAKE) --no-print-directory roll-test
 	@$(MAKE) --no-print-directory unit
 
 run:
@@ -68,6 +70,14 @@ chart: build
 	@cmp deploy/prometheus/alerts.yml helm/sse-gateway/files/alerts.yaml
 	@for board in deploy/grafana/*.json; do cmp $$board helm/sse-gateway/files/dashboards/$$(basename $$board); done
 	@helm/test.sh
+
+# HAProxy and nginx as shipped.
+balancers: build
+	@deploy/balancer-test.py
+
+# One short roll of three nodes under a small load, with browsers; `deploy/roll-test.sh` is the long one.
+roll-test: build
+	@PROFILE=debug SPREAD=4 deploy/roll-test.sh 600 1
 
 image:
 	docker build -f deploy/Dockerfile -t sse-gateway:$(VERSION) --build-arg VERSION=$(VERSION) \

@@ -9,7 +9,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf 'dist: %s\n' "$*" >&2; }
-has() { command -v "$1" >/dev/null 2>&1; }
 installed() { compgen -G "$(rustc --print target-libdir --target "$1" 2>/dev/null)/libstd-*" >/dev/null; }
 
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -28,9 +27,8 @@ fi
 export CARGO_PROFILE_RELEASE_DEBUG=none CARGO_PROFILE_RELEASE_STRIP=symbols
 cargo build --release --locked --workspace --bins --target "$TARGET"
 
-# Nothing in the archive depends on when and by whom it was made. help2man reads this too.
+# Nothing in the archive depends on when and by whom it was made.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
-export SOURCE_DATE_EPOCH
 
 programs=(sse-gateway sse-publish sse-loadtest)
 name=sse-gateway-$version-$TARGET
@@ -57,15 +55,10 @@ if "$root/bin/sse-gateway" --version >/dev/null 2>&1; then
     "$root/bin/$program" completions zsh >"$root/completions/zsh/_$program"
     "$root/bin/$program" completions fish >"$root/completions/fish/$program.fish"
   done
-  if has help2man; then
-    mkdir "$root/man"
-    for program in "${programs[@]}"; do
-      summary=$("$root/bin/$program" --help | sed -n '1{s/\.$//;p}')
-      help2man --no-info --name "$summary" --output "$root/man/$program.1" "$root/bin/$program"
-    done
-  else
-    say "help2man is not installed: no man pages"
-  fi
+  mkdir "$root/man"
+  for program in "${programs[@]}"; do "$root/bin/$program" man "$root/man"; done
+  # The examples and exit codes of --help.
+  sed -i 's/^\.SH EXTRA$/.SH NOTES/' "$root"/man/*.1
 else
   say "programs for $TARGET do not run here: no completions, no man pages"
 fi

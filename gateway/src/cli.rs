@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::StyledStr;
 use clap::{Parser, Subcommand};
@@ -108,6 +108,12 @@ pub enum Command {
         /// The shell to complete in
         shell: Shell,
     },
+    /// Write man pages, one for the program and one for each subcommand
+    #[command(hide = true)]
+    Man {
+        /// The directory to write them to
+        directory: PathBuf,
+    },
 }
 
 /// A command line that does not lead to a run.
@@ -170,6 +176,14 @@ pub fn completions(shell: Shell) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
+/// Writes the man pages into a directory.
+///
+/// # Errors
+/// What the system says.
+pub fn man_pages(directory: &Path) -> std::io::Result<()> {
+    clap_mangen::generate_to(<Cli as clap::CommandFactory>::command(), directory)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,5 +244,15 @@ mod tests {
     #[test]
     fn completions_name_the_flags() {
         assert!(completions(Shell::Bash).contains("--path-prefix"));
+    }
+
+    #[test]
+    fn each_subcommand_has_a_man_page() {
+        let directory = tempfile::tempdir().unwrap();
+        man_pages(directory.path()).unwrap();
+        let page = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+        assert!(page("sse-gateway.1").contains("path\\-prefix"));
+        assert!(page("sse-gateway-healthcheck.1").contains("ready"));
+        assert!(!directory.path().join("sse-gateway-man.1").exists());
     }
 }

@@ -17,8 +17,15 @@ fn main() -> ExitCode {
         Err(Stop::Shown(text)) => return print(&text),
         Err(Stop::Usage(sentence)) => return fail(EXIT_USAGE, &sentence),
     };
-    if let Some(Command::Completions { shell }) = cli.command {
-        return print(&cli::completions(shell));
+    match &cli.command {
+        Some(Command::Completions { shell }) => return print(&cli::completions(*shell)),
+        Some(Command::Man { directory }) => {
+            return match cli::man_pages(directory) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(EXIT_FAILURE, &format!("{}: {error}", directory.display())),
+            };
+        }
+        _ => {}
     }
     let Loaded { config, warnings } = match config::load(&cli, variables()) {
         Ok(loaded) => loaded,
@@ -39,7 +46,7 @@ fn main() -> ExitCode {
                 Err(sentence) => fail(EXIT_FAILURE, &sentence),
             };
         }
-        Some(Command::Completions { .. }) | None => {}
+        Some(Command::Completions { .. } | Command::Man { .. }) | None => {}
     }
     let log = match telemetry::init(&config.log.level, config.log.format) {
         Ok(log) => log,

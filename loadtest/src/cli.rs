@@ -57,6 +57,12 @@ pub enum Command {
         /// Which shell.
         shell: Shell,
     },
+    /// Writes man pages, one for the program and one for each subcommand.
+    #[command(hide = true)]
+    Man {
+        /// The directory to write them to.
+        directory: PathBuf,
+    },
     /// A server to compare with.
     #[command(hide = true)]
     Serve(Serve),

@@ -56,6 +56,7 @@ fn main() -> ExitCode {
             );
             ExitCode::SUCCESS
         }
+        Command::Man { directory } => end(clap_mangen::generate_to(Cli::command(), directory)),
         Command::Serve(args) => end(serve::run(args)),
         Command::Worker => end(worker::run()),
     }

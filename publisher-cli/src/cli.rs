@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
@@ -72,6 +73,12 @@ pub enum Command {
     Completions {
         /// The shell to complete in
         shell: Shell,
+    },
+    /// Write man pages, one for the program and one for each subcommand
+    #[command(hide = true)]
+    Man {
+        /// The directory to write them to
+        directory: PathBuf,
     },
 }
 
@@ -277,6 +284,14 @@ pub fn completions(shell: Shell) -> String {
     let mut command = <Cli as clap::CommandFactory>::command();
     clap_complete::generate(shell, &mut command, "sse-publish", &mut script);
     String::from_utf8_lossy(&script).into_owned()
+}
+
+/// Writes the man pages into a directory.
+///
+/// # Errors
+/// What the system says.
+pub fn man_pages(directory: &Path) -> std::io::Result<()> {
+    clap_mangen::generate_to(<Cli as clap::CommandFactory>::command(), directory)
 }
 
 #[cfg(test)]

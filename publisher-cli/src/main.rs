@@ -22,6 +22,8 @@ fn main() -> ExitCode {
     let json = cli.command.is_none() && cli.publish.json;
     let outcome = match cli.command {
         Some(Command::Completions { shell }) => return report::print(&cli::completions(shell)),
+        Some(Command::Man { directory }) => cli::man_pages(&directory)
+            .map_err(|error| Failure::other(format!("{}: {error}", directory.display()))),
         Some(Command::Load(load)) => in_runtime(load_library(load)),
         None => in_runtime(publish_events(cli.publish)),
     };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use prometheus::Registry;
+use tokio::runtime::{Handle, RuntimeMetrics};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{debug, error, info, warn};
@@ -18,13 +19,13 @@ use crate::broker::memory::{MemoryBroker, MemoryConfig};
 use crate::broker::redis::{RedisBroker, RedisConfig, RedisMetrics, Retention};
 use crate::config::Config;
 use crate::drain::{DrainTimes, Left, Lifecycle, Phase, ReloadSignal, StopSignals, drain};
-use crate::http::admin::Admin;
+use crate::http::admin::{Admin, Readiness};
 use crate::http::encoding::ChunkedEncoder;
 use crate::http::listener::{self, ListenError};
 use crate::http::metrics::HttpMetrics;
 use crate::http::{self, HttpConfig, PublishRules, Site, StreamLimits, TrustedProxies};
-use crate::hub::{HubConfig, Inlets, Node, Shard, ShardId, Supply, Times};
-use crate::metrics::{register_hub, register_process};
+use crate::hub::{HubConfig, Inlets, Node, RoomClasses, Shard, ShardId, Supply, Times};
+use crate::metrics::{register_hub, register_process, register_readiness, register_runtimes};
 use crate::notify::{notify, reloading};
 use crate::reload::{Live, Reload};
 use crate::trace::Traces;
@@ -82,10 +83,10 @@ pub async fn run(
     let broker = broker(&config, inlets, &registry, &traces)?;
     let lifecycle = Lifecycle::default();
     let (node, metrics) =
-        register(&registry, count, &lifecycle).context("metrics cannot be registered")?;
+        register(&registry, &config, &lifecycle).context("metrics cannot be registered")?;
 
     let (fault, mut faults) = mpsc::channel(1);
-    let mut shards = Vec::with_capacity(count);
+    let (mut shards, mut runtimes) = (Vec::with_capacity(count), Vec::with_capacity(count));
     let http = Arc::new(http_config(&config, files));
     for (id, inlet) in outlets.into_iter().enumerate() {
         let parts = Parts {
@@ -104,18 +105,25 @@ pub async fn run(
             traces: traces.clone(),
             fault: fault.clone(),
         };
-        shards.push(
-            parts
-                .start(inlet)
-                .await
-                .with_context(|| format!("shard {id} cannot start"))?,
-        );
+        let started = parts.start(inlet).await;
+        let (sockets, runtime) = started.with_context(|| format!("shard {id} cannot start"))?;
+        shards.push(sockets);
+        runtimes.push(runtime);
     }
-    let admin = Admin {
+    let readiness = Readiness {
         broker,
-        registry,
         lifecycle: lifecycle.clone(),
         strict: config.drain.readiness_strict,
+    };
+    register_runtimes(&registry, runtimes)
+        .and_then(|()| {
+            let readiness = readiness.clone();
+            register_readiness(&registry, move || readiness.is_ready())
+        })
+        .context("metrics cannot be registered")?;
+    let admin = Admin {
+        readiness,
+        registry,
         log: reload.log().clone(),
     };
     listener::tune(&listeners.clients, config.stream.send_buffer)
@@ -258,8 +266,11 @@ impl Drop for Watch {
 }
 
 impl Parts {
-    /// Starts the thread; returns where it takes sockets once it does.
-    async fn start(self, inlet: mpsc::Receiver<Supply>) -> io::Result<mpsc::Sender<Handed>> {
+    /// Starts the thread; returns where it takes sockets once it does, and what its runtime counts.
+    async fn start(
+        self,
+        inlet: mpsc::Receiver<Supply>,
+    ) -> io::Result<(mpsc::Sender<Handed>, RuntimeMetrics)> {
         let (sockets, queue) = mpsc::channel(SOCKETS_CAPACITY);
         let (ready, is_ready) = oneshot::channel();
         std::thread::Builder::new()
@@ -276,17 +287,17 @@ impl Parts {
                     Err(error) => drop(ready.send(Err(error))),
                 }
             })?;
-        is_ready
+        let runtime = is_ready
             .await
             .unwrap_or_else(|_| Err(io::Error::other("its thread ended at once")))?;
-        Ok(sockets)
+        Ok((sockets, runtime))
     }
 
     async fn work(
         self,
         inlet: mpsc::Receiver<Supply>,
         mut queue: mpsc::Receiver<Handed>,
-        ready: oneshot::Sender<io::Result<()>>,
+        ready: oneshot::Sender<io::Result<RuntimeMetrics>>,
     ) {
         let Self {
             id,
@@ -314,7 +325,7 @@ impl Parts {
             traces,
         });
         // Nobody waits any more only when the process is ending.
-        let _ = ready.send(Ok(()));
+        let _ = ready.send(Ok(Handle::current().metrics()));
         let serve = move |socket| {
             tokio::task::spawn_local(http::serve(site.clone(), socket));
         };
@@ -461,10 +472,12 @@ fn stream_limits(config: &Config, files: Option<u64>) -> StreamLimits {
 
 fn register(
     registry: &Registry,
-    shards: usize,
+    config: &Config,
     lifecycle: &Lifecycle,
 ) -> prometheus::Result<(Node, Arc<HttpMetrics>)> {
-    let node = Node::new(shards, Times::register(registry)?);
+    let shards = config.shard_count();
+    let classes = RoomClasses::new(config.metrics.classes());
+    let node = Node::new(shards, Times::register(registry)?, &classes);
     register_process(registry, shards, lifecycle.clone())?;
     register_hub(registry, node.clone())?;
     Ok((node, Arc::new(HttpMetrics::register(registry)?)))

@@ -80,6 +80,8 @@ pub struct Config {
     pub http: Http,
     /// Logs.
     pub log: Log,
+    /// What metrics tell apart.
+    pub metrics: Metrics,
     /// The link to Redis.
     pub redis: Redis,
     /// Who may publish, and what.
@@ -136,6 +138,15 @@ pub struct Log {
     pub format: LogFormat,
     /// A line for each stream that opens or ends.
     pub access: bool,
+}
+
+/// `[metrics]`: what metrics tell apart.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metrics {
+    /// Classes of rooms, as `name=pattern`. See [`Metrics::classes`].
+    #[serde(deserialize_with = "values::list")]
+    pub room_classes: Vec<String>,
 }
 
 /// How log lines look.
@@ -312,6 +323,17 @@ impl Http {
     pub fn trusted_networks(&self) -> Vec<Network> {
         let proxies = self.trusted_proxies.iter();
         proxies.filter_map(|proxy| proxy.parse().ok()).collect()
+    }
+}
+
+impl Metrics {
+    /// Names and patterns of the classes of rooms. Validation has refused what is none.
+    pub fn classes(&self) -> impl Iterator<Item = (String, String)> + use<'_> {
+        let pairs = self.room_classes.iter();
+        pairs.filter_map(|class| {
+            let (name, pattern) = class.split_once('=')?;
+            Some((name.trim().to_owned(), pattern.trim().to_owned()))
+        })
     }
 }
 

@@ -277,7 +277,12 @@ where
             }
             _ => {
                 *route = Route::Publish;
-                post(site, room, parts, body).await.map(Outcome::from)
+                let answer = post(site, room, parts, body).await;
+                site.metrics.published(match &answer {
+                    Ok(response) => response.status(),
+                    Err(failure) => failure.status,
+                });
+                answer.map(Outcome::from)
             }
         },
     }

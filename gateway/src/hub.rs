@@ -13,6 +13,7 @@ use crate::trace::FanOut;
 mod access;
 mod addresses;
 mod catchup;
+mod classes;
 mod heartbeat;
 mod leaving;
 mod log;
@@ -28,6 +29,7 @@ mod tests;
 mod times;
 
 pub use addresses::{Addresses, Place};
+pub use classes::{ClassCounters, RoomClasses};
 pub use node::{HubCounters, Node};
 pub use shard::{Shard, ShardHandle};
 pub use times::Times;

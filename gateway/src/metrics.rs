@@ -6,8 +6,16 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntGauge, Opts, Registry};
 
+use tokio::runtime::RuntimeMetrics;
+
 use crate::drain::{Lifecycle, Phase};
-use crate::hub::{HubCounters, Node};
+use crate::hub::{ClassCounters, HubCounters, Node};
+
+mod labelled;
+mod memory;
+
+use labelled::{Family, Labelled};
+use memory::{Memory, MemoryGroup};
 
 /// A number: what it is called and means, and where it is in what was read.
 struct Part<T> {
@@ -46,7 +54,7 @@ const CLOSED: &str = "Event streams that ended, by why: the client went (client)
 const REFUSED: &str = "Event streams that were not let in, by the limit: the node's streams (streams), a shard's rooms (rooms), or the streams of the client's address (address).";
 const RESETS: &str =
     "stream.reset events sent, one for each stream, by why continuity could not be proved.";
-const RESUMES: &str = "Resumed positions by what answered them: the recent events of this node, or a read of the stream.";
+const RESUMES: &str = "Streams that resumed a position, by what answered: the recent events of this node (log), a read of the stream (broker), or that it cannot be proved (reset).";
 
 const HUB_COUNTERS: &[Part<HubCounters>] = &[
     part("streams_opened_total", "Event streams opened.", |c| {
@@ -124,6 +132,9 @@ const HUB_COUNTERS: &[Part<HubCounters>] = &[
     part_of("resumes_total", ("source", "broker"), RESUMES, |c| {
         c.resumes_broker
     }),
+    part_of("resumes_total", ("source", "reset"), RESUMES, |c| {
+        c.resumes_reset
+    }),
     part(
         "lagged_total",
         "Times a stream fell behind the recent events of its room and went on from the broker.",
@@ -192,9 +203,60 @@ const PHASE_GAUGES: &[Part<Phase>] = &[
     }),
 ];
 
+const CLASS_COUNTERS: &[Family<ClassCounters>] = &[
+    Family {
+        name: "class_events_total",
+        help: "Events that reached a room, counted once for each shard that has the room, by class of rooms.",
+        read: |c| c.events as f64,
+    },
+    Family {
+        name: "class_deliveries_total",
+        help: "Events times the streams that they were due to, by class of rooms.",
+        read: |c| c.deliveries as f64,
+    },
+];
+
+const CLASS_GAUGES: &[Family<ClassCounters>] = &[Family {
+    name: "class_streams_open",
+    help: "Event streams open now, by class of rooms.",
+    read: |c| c.streams_open as f64,
+}];
+
+const SHARD_COUNTERS: &[Family<RuntimeMetrics>] = &[
+    Family {
+        name: "shard_busy_seconds_total",
+        help: "Time that a shard's thread was at work, by shard.",
+        read: |runtime| runtime.worker_total_busy_duration(0).as_secs_f64(),
+    },
+    Family {
+        name: "shard_parks_total",
+        help: "Times a shard's thread had nothing to do and slept, by shard.",
+        read: |runtime| runtime.worker_park_count(0) as f64,
+    },
+];
+
+const READY: &[Part<bool>] = &[part(
+    "ready",
+    "1 while /readyz says that the node is ready, 0 otherwise.",
+    |ready| u64::from(*ready),
+)];
+
+const MEMORY: &[Part<Memory>] = &[
+    part(
+        "memory_limit_bytes",
+        "Memory that the control group of the process may take. Not there where it has no limit.",
+        |memory| memory.limit,
+    ),
+    part(
+        "memory_used_bytes",
+        "Memory that the control group of the process takes: buffers of sockets included, file pages that can be dropped not.",
+        |memory| memory.used,
+    ),
+];
+
 /// Reads a source and shows parts of what it read.
 struct Readings<T: 'static> {
-    read: Box<dyn Fn() -> T + Send + Sync>,
+    read: Box<dyn Fn() -> Option<T> + Send + Sync>,
     counters: Vec<(IntCounter, &'static Part<T>)>,
     gauges: Vec<(IntGauge, &'static Part<T>)>,
 }
@@ -202,7 +264,7 @@ struct Readings<T: 'static> {
 impl<T> Readings<T> {
     fn register(
         registry: &Registry,
-        read: impl Fn() -> T + Send + Sync + 'static,
+        read: impl Fn() -> Option<T> + Send + Sync + 'static,
         counters: &'static [Part<T>],
         gauges: &'static [Part<T>],
     ) -> prometheus::Result<()> {
@@ -236,7 +298,9 @@ impl<T> Collector for Readings<T> {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let now = (self.read)();
+        let Some(now) = (self.read)() else {
+            return Vec::new();
+        };
         let mut families = Vec::with_capacity(self.counters.len() + self.gauges.len());
         for (metric, part) in &self.counters {
             // Brought up to the source's own count: scrapes come one at a time, from one thread.
@@ -264,7 +328,15 @@ impl<T> fmt::Debug for Readings<T> {
 /// # Errors
 /// The names are taken.
 pub fn register_hub(registry: &Registry, node: Node) -> prometheus::Result<()> {
-    Readings::register(registry, move || node.counters(), HUB_COUNTERS, HUB_GAUGES)
+    let classes = node.class_names().to_vec();
+    if !classes.is_empty() {
+        let node = node.clone();
+        let read = move || node.class_counters();
+        let label = ("class", classes);
+        Labelled::register(registry, label, read, CLASS_COUNTERS, CLASS_GAUGES)?;
+    }
+    let read = move || Some(node.counters());
+    Readings::register(registry, read, HUB_COUNTERS, HUB_GAUGES)
 }
 
 /// Registers what the process is, and where it is on its way to the end.
@@ -289,7 +361,36 @@ pub fn register_process(
     registry.register(Box::new(
         prometheus::process_collector::ProcessCollector::for_self(),
     ))?;
-    Readings::register(registry, move || lifecycle.phase(), &[], PHASE_GAUGES)
+    if let Some(group) = MemoryGroup::of_this_process() {
+        Readings::register(registry, move || group.read(), &[], MEMORY)?;
+    }
+    let read = move || Some(lifecycle.phase());
+    Readings::register(registry, read, &[], PHASE_GAUGES)
+}
+
+/// Registers whether the node is ready.
+///
+/// # Errors
+/// The name is taken.
+pub fn register_readiness(
+    registry: &Registry,
+    is_ready: impl Fn() -> bool + Send + Sync + 'static,
+) -> prometheus::Result<()> {
+    let read = move || Some(is_ready());
+    Readings::register(registry, read, &[], READY)
+}
+
+/// Registers how busy the shards' threads are, by what their runtimes count.
+///
+/// # Errors
+/// The names are taken.
+pub fn register_runtimes(
+    registry: &Registry,
+    shards: Vec<RuntimeMetrics>,
+) -> prometheus::Result<()> {
+    let numbers = (0..shards.len()).map(|shard| shard.to_string()).collect();
+    let read = move || shards.clone();
+    Labelled::register(registry, ("shard", numbers), read, SHARD_COUNTERS, &[])
 }
 
 #[cfg(test)]

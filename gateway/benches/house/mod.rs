@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::BoxFuture;
 use gateway::http::encoding::ChunkedEncoder;
 use gateway::hub::{
-    Framing, History, HistoryError, HistoryQuery, HubConfig, Item, Node, Position, Shard, ShardId,
-    Subscription, Supply, Times, Upstream,
+    Framing, History, HistoryError, HistoryQuery, HubConfig, Item, Node, Position, RoomClasses,
+    Shard, ShardId, Subscription, Supply, Times, Upstream,
 };
 use protocol::{Event, EventId, RoomName};
 use tokio::runtime::{Builder, Runtime};
@@ -73,7 +73,11 @@ impl House {
     pub fn new(subscribers: usize, log_entries: usize) -> anyhow::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let local = LocalSet::new();
-        let node = Node::new(1, Times::register(&prometheus::Registry::new())?);
+        let node = Node::new(
+            1,
+            Times::register(&prometheus::Registry::new())?,
+            &RoomClasses::default(),
+        );
         let config = HubConfig {
             heartbeat: Duration::from_secs(3600),
             log_bytes: 1 << 20,

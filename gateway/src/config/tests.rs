@@ -245,6 +245,14 @@ fn rules_are_enforced() {
             "stream.log_memory (1048576) is too little for 1000 shards",
         ),
         (
+            "[metrics]\nroom_classes = [\"chat\"]",
+            "metrics.room_classes has `chat`, which is not a name",
+        ),
+        (
+            "[metrics]\nroom_classes = [\"chat=a b\"]",
+            "such as chat=chat:*",
+        ),
+        (
             "[http]\ntrusted_proxies = [\"10.0.0.0/8\", \"proxy\"]",
             "http.trusted_proxies names `proxy`, which is not an address or a network such as 10.0.0.0/8",
         ),

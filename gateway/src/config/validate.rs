@@ -8,6 +8,9 @@ use redis::IntoConnectionInfo;
 use super::values::format_duration;
 use super::{Config, ConfigError, Network};
 
+/// Classes of rooms: each is a label in several families of metrics.
+const MAX_CLASSES: usize = 32;
+
 /// Checks a whole configuration. What is risky but allowed comes back as warnings, one sentence
 /// each.
 ///
@@ -19,6 +22,7 @@ pub fn validate(config: &Config) -> Result<Vec<String>, ConfigError> {
     addresses(config)?;
     origins(config)?;
     proxies(config)?;
+    classes(config)?;
     link(config)?;
     crate::telemetry::filter(&config.log.level)
         .map_err(|error| ConfigError::Rule(format!("log.level: {error}")))?;
@@ -131,6 +135,34 @@ fn proxies(config: &Config) -> Result<(), ConfigError> {
             ConfigError::Rule(format!(
                 "http.trusted_proxies names `{proxy}`, which is {error}"
             ))
+        })?;
+    }
+    Ok(())
+}
+
+fn classes(config: &Config) -> Result<(), ConfigError> {
+    let classes = &config.metrics.room_classes;
+    rule(classes.len() <= MAX_CLASSES, || {
+        format!(
+            "metrics.room_classes has {} classes, more than {MAX_CLASSES}: each is a label of metrics",
+            classes.len()
+        )
+    })?;
+    let letters = |name: &str| {
+        (1..=64).contains(&name.len())
+            && name
+                .bytes()
+                .all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c))
+    };
+    let fits_some_room = |pattern: &str| RoomName::parse(&pattern.replace('*', "x")).is_ok();
+    for class in classes {
+        let sound = class
+            .split_once('=')
+            .is_some_and(|(name, pattern)| letters(name.trim()) && fits_some_room(pattern.trim()));
+        rule(sound, || {
+            format!(
+                "metrics.room_classes has `{class}`, which is not a name (letters, digits and . _ -) and a pattern of rooms such as chat=chat:*"
+            )
         })?;
     }
     Ok(())

@@ -27,16 +27,35 @@ const MAX_LOG_FILTER: usize = 4096;
 /// What the operators' listener reads.
 #[derive(Clone)]
 pub struct Admin {
-    /// For readiness.
-    pub broker: Arc<dyn Broker>,
+    /// Whether the node is ready.
+    pub readiness: Readiness,
     /// All metrics.
     pub registry: Registry,
+    /// What is logged.
+    pub log: LogFilter,
+}
+
+/// What readiness depends on. Cloning shares it.
+#[derive(Clone)]
+pub struct Readiness {
+    /// Whether events flow.
+    pub broker: Arc<dyn Broker>,
     /// Whether the process is on its way to the end.
     pub lifecycle: Lifecycle,
     /// Unready whenever the broker is away, not only before it was reached.
     pub strict: bool,
-    /// What is logged.
-    pub log: LogFilter,
+}
+
+impl Readiness {
+    /// Whether the node is ready now.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        judge(&self.broker.status(), self.lifecycle.phase(), self.strict).0
+    }
+
+    fn answer(&self) -> Response<Answer> {
+        readiness(&self.broker.status(), self.lifecycle.phase(), self.strict)
+    }
 }
 
 /// Serves one connection.
@@ -67,7 +86,7 @@ impl Admin {
         }
         match request.uri().path() {
             "/livez" => error::json(StatusCode::OK, &json!({ "status": "ok" })),
-            "/readyz" => readiness(&self.broker.status(), self.lifecycle.phase(), self.strict),
+            "/readyz" => self.readiness.answer(),
             "/metrics" => self.metrics(),
             _ => Failure::not_found(
                 "there is nothing at this path: try /livez, /readyz, /metrics or /log",
@@ -126,20 +145,27 @@ impl Admin {
 /// Ready from the first moment that events flow until the process is told to stop. A broker that
 /// goes away later leaves the node ready, and degraded: streams stay open, and a load balancer
 /// that finds every node unready would end them all.
-fn readiness(broker: &BrokerStatus, phase: Phase, strict: bool) -> Response<Answer> {
-    let mut reasons = broker.reasons.clone();
-    let (ready, status) = if phase > Phase::Running {
-        reasons.insert(0, "the node is stopping".to_owned());
+fn judge(broker: &BrokerStatus, phase: Phase, strict: bool) -> (bool, &'static str) {
+    if phase > Phase::Running {
         (false, phase.label())
     } else if !broker.was_live {
         (false, "starting")
     } else if !broker.live {
         (!strict, "degraded")
-    } else if !reasons.is_empty() {
+    } else if !broker.reasons.is_empty() {
         (true, "degraded")
     } else {
         (true, "ok")
-    };
+    }
+}
+
+/// The same, with its reasons.
+fn readiness(broker: &BrokerStatus, phase: Phase, strict: bool) -> Response<Answer> {
+    let (ready, status) = judge(broker, phase, strict);
+    let mut reasons = broker.reasons.clone();
+    if phase > Phase::Running {
+        reasons.insert(0, "the node is stopping".to_owned());
+    }
     if reasons.is_empty() && !broker.live {
         reasons.push("the broker does not answer".to_owned());
     }

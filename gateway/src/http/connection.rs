@@ -188,7 +188,7 @@ mod tests {
     use crate::http::encoding::ChunkedEncoder;
     use crate::http::metrics::HttpMetrics;
     use crate::http::{HttpConfig, PublishRules, StreamLimits, TrustedProxies};
-    use crate::hub::{HubConfig, Node, Shard, Times};
+    use crate::hub::{HubConfig, Node, RoomClasses, Shard, Times};
     use crate::reload::Live;
 
     /// A shard, a broker and the HTTP side in this thread.
@@ -196,7 +196,8 @@ mod tests {
         let stream = crate::config::defaults().stream;
         let (inlet, outlet) = mpsc::channel(8);
         let broker = MemoryBroker::start(MemoryConfig::default(), vec![inlet], Default::default());
-        let node = Node::new(1, Times::register(&prometheus::Registry::new()).unwrap());
+        let times = Times::register(&prometheus::Registry::new()).unwrap();
+        let node = Node::new(1, times, &RoomClasses::default());
         let hub = HubConfig {
             heartbeat: stream.heartbeat,
             log_bytes: stream.log_bytes,

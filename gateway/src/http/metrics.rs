@@ -52,6 +52,8 @@ const ROUTES: [(Route, &str); 7] = [
 ];
 /// Status classes, in the order of their first digit.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// What became of events that were to be published.
+const OUTCOMES: [&str; 5] = ["stored", "repeated", "ephemeral", "refused", "failed"];
 /// Bounds of the buckets of answers, in seconds.
 const BUCKETS: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
@@ -62,6 +64,7 @@ const BUCKETS: &[f64] = &[
 #[derive(Debug)]
 pub struct HttpMetrics {
     routes: Vec<RouteMetrics>,
+    published: [IntCounter; OUTCOMES.len()],
     accepted: IntCounter,
     ended: IntCounter,
 }
@@ -91,6 +94,12 @@ impl HttpMetrics {
             BUCKETS.to_vec(),
             registry
         )?;
+        let published = register_int_counter_vec_with_registry!(
+            "sse_gateway_http_published_total",
+            "Events published over HTTP, by what became of them: stored, repeated (the same idempotency key again), ephemeral, refused (the publisher's fault), or failed.",
+            &["outcome"],
+            registry
+        )?;
         let accepted = register_int_counter_with_registry!(
             "sse_gateway_http_connections_accepted_total",
             "Connections accepted.",
@@ -107,6 +116,7 @@ impl HttpMetrics {
         };
         Ok(Self {
             routes: ROUTES.iter().map(route).collect(),
+            published: OUTCOMES.map(|outcome| published.with_label_values(&[outcome])),
             accepted,
             ended,
         })
@@ -123,6 +133,18 @@ impl HttpMetrics {
         let route = &self.routes[route as usize];
         route.requests[class].inc();
         route.seconds.observe(after.as_secs_f64());
+    }
+
+    /// An event was to be published, and this is the answer's status.
+    pub fn published(&self, status: StatusCode) {
+        let outcome = match status {
+            StatusCode::CREATED => 0,
+            StatusCode::OK => 1,
+            StatusCode::ACCEPTED => 2,
+            status if status.is_client_error() => 3,
+            _ => 4,
+        };
+        self.published[outcome].inc();
     }
 
     /// Counts a connection until the result is dropped.
@@ -167,5 +189,18 @@ mod tests {
             .unwrap();
         let line = "sse_gateway_http_requests_total{route=\"publish\",status=\"4xx\"} 1";
         assert!(text.contains(line), "{text}");
+    }
+
+    #[test]
+    fn a_status_says_what_became_of_an_event() {
+        let registry = Registry::new();
+        let metrics = HttpMetrics::register(&registry).unwrap();
+        for (times, status) in [(1, 201), (2, 200), (3, 202), (4, 413), (5, 503)] {
+            for _ in 0..times {
+                metrics.published(StatusCode::from_u16(status).unwrap());
+            }
+        }
+        let counts = metrics.published.each_ref().map(IntCounter::get);
+        assert_eq!(counts, [1, 2, 3, 4, 5]);
     }
 }

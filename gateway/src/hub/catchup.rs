@@ -13,10 +13,9 @@ use std::sync::Arc;
 use protocol::EventId;
 
 use super::log::RoomLog;
-use super::node::Counters;
-use super::resume::{Verdict, judge, note};
+use super::resume::{Verdict, judge};
 use super::state::{Purpose, Read, State};
-use super::subscriber::{Handle, PageCursor};
+use super::subscriber::{Handle, PageCursor, Source};
 use super::{History, HistoryError, HistoryQuery, Position, ResetReason};
 
 /// Pages that one shard reads at a time: bounds the memory of answers.
@@ -146,8 +145,7 @@ impl State {
         };
         let mut begin = after;
         if !catch_up.proved {
-            Counters::bump(&self.counters.resumes_broker, 1);
-            note(catch_up, "sse.resume.source", "broker");
+            catch_up.answered_by(Source::Broker);
             match page.judge(after) {
                 Verdict::Proved => catch_up.proved = true,
                 Verdict::Trimmed(resume) => {
@@ -176,6 +174,7 @@ impl State {
         }
         if let Some(catch_up) = &mut self.subscribers[key].catch_up {
             let offset = log.seek(begin).unwrap_or(log.start());
+            catch_up.replayed += log.stored_after(begin);
             catch_up.page = Some(PageCursor { log, offset });
         }
         self.to_flush.push_back(handle);

@@ -325,6 +325,15 @@ impl RoomLog {
         self.complete.then_some((self.start, self.floor))
     }
 
+    /// How many stored events come after `id`.
+    pub(super) fn stored_after(&self, id: EventId) -> usize {
+        let first = self.entries.partition_point(|e| e.id <= id);
+        let stored = |&at: &usize| {
+            self.entries[at].kind == Kind::Stored && self.begin(at) < self.entries[at].end
+        };
+        (first..self.entries.len()).filter(stored).count()
+    }
+
     fn begin(&self, at: usize) -> u64 {
         at.checked_sub(1)
             .map_or(self.start, |at| self.entries[at].end)

@@ -8,8 +8,10 @@ use parking_lot::Mutex;
 use protocol::RoomName;
 use tokio::sync::{mpsc, oneshot};
 
+use super::classes::Classes;
 use super::state::Closed;
-use super::{Addresses, Limit, ResetReason, ShardId, Times};
+use super::subscriber::Source;
+use super::{Addresses, ClassCounters, Limit, ResetReason, RoomClasses, ShardId, Times};
 
 /// A request to a shard from elsewhere.
 #[derive(Debug)]
@@ -24,6 +26,7 @@ pub struct Node {
     sides: Arc<Vec<Side>>,
     times: Times,
     addresses: Addresses,
+    class_names: Arc<[String]>,
 }
 
 #[derive(Debug)]
@@ -31,6 +34,7 @@ struct Side {
     commands: mpsc::UnboundedSender<Command>,
     receiver: Mutex<Option<mpsc::UnboundedReceiver<Command>>>,
     counters: Arc<Counters>,
+    classes: Classes,
 }
 
 macro_rules! counters {
@@ -98,6 +102,8 @@ counters! {
     resumes_log,
     /// Resumes that needed the broker.
     resumes_broker,
+    /// Resumes whose continuity could not be proved.
+    resumes_reset,
     /// Subscribers that fell off a room log.
     lagging,
     /// Streams that take no bytes now while some are due.
@@ -112,6 +118,14 @@ counters! {
     log_bytes,
     /// Events that left a room log.
     log_evicted,
+}
+
+/// What one shard tells the rest of the process.
+#[derive(Debug)]
+pub(super) struct Reports {
+    pub(super) counters: Arc<Counters>,
+    pub(super) classes: Classes,
+    pub(super) times: Times,
 }
 
 impl Counters {
@@ -137,6 +151,14 @@ impl Counters {
         }
     }
 
+    pub(super) fn resumes(&self, source: Source) -> &AtomicU64 {
+        match source {
+            Source::Log => &self.resumes_log,
+            Source::Broker => &self.resumes_broker,
+            Source::Reset => &self.resumes_reset,
+        }
+    }
+
     pub(super) fn resets(&self, reason: ResetReason) -> &AtomicU64 {
         match reason {
             ResetReason::Trimmed => &self.resets_trimmed,
@@ -157,22 +179,42 @@ impl Counters {
 }
 
 impl Node {
-    /// A node of `shards` shards; each is then made with `Shard::new`.
+    /// A node of `shards` shards; each is then made with `Shard::new`. Rooms are counted by their class too.
     #[must_use]
-    pub fn new(shards: usize, times: Times) -> Self {
+    pub fn new(shards: usize, times: Times, classes: &RoomClasses) -> Self {
         let side = |_| {
             let (commands, receiver) = mpsc::unbounded_channel();
             Side {
                 commands,
                 receiver: Mutex::new(Some(receiver)),
                 counters: Arc::default(),
+                classes: Classes::new(classes.clone()),
             }
         };
         Self {
             sides: Arc::new((0..shards).map(side).collect()),
             times,
             addresses: Addresses::default(),
+            class_names: classes.names().into(),
         }
+    }
+
+    /// The classes of rooms; none where none are configured.
+    #[must_use]
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// Sums over all shards, for each class in the order of the names.
+    #[must_use]
+    pub fn class_counters(&self) -> Vec<ClassCounters> {
+        let mut sums = vec![ClassCounters::default(); self.class_names.len()];
+        for side in self.sides.iter() {
+            for (sum, counts) in sums.iter_mut().zip(side.classes.counts()) {
+                counts.add_to(sum);
+            }
+        }
+        sums
     }
 
     /// The streams of this node by client address, where they are counted.
@@ -225,9 +267,14 @@ impl Node {
     pub(super) fn side(
         &self,
         shard: ShardId,
-    ) -> Option<(mpsc::UnboundedReceiver<Command>, Arc<Counters>, Times)> {
+    ) -> Option<(mpsc::UnboundedReceiver<Command>, Reports)> {
         let side = self.sides.get(shard)?;
         let receiver = side.receiver.lock().take()?;
-        Some((receiver, side.counters.clone(), self.times.clone()))
+        let reports = Reports {
+            counters: side.counters.clone(),
+            classes: side.classes.clone(),
+            times: self.times.clone(),
+        };
+        Some((receiver, reports))
     }
 }

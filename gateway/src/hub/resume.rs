@@ -14,7 +14,7 @@ use protocol::EventId;
 use super::log::Place;
 use super::node::Counters;
 use super::state::{Purpose, Read, State};
-use super::subscriber::{CatchUp, Handle};
+use super::subscriber::{Handle, Source};
 use super::{Control, History, HistoryError, HistoryQuery, Position, Reset, ResetReason};
 
 impl State {
@@ -85,10 +85,6 @@ impl State {
                 let id = *id;
                 match log.locate(id) {
                     Place::At(offset) => {
-                        Counters::bump(&self.counters.resumes_log, 1);
-                        if !backfilled {
-                            note(catch_up, "sse.resume.source", "log");
-                        }
                         self.place(key, offset, end, EventId::ZERO);
                     }
                     Place::Before if log.complete() => {
@@ -123,13 +119,24 @@ impl State {
     /// A subscriber is among the live ones of its room.
     pub(super) fn place(&mut self, key: usize, offset: u64, end: u64, seen: EventId) {
         let subscriber = &mut self.subscribers[key];
-        if let Some(catch_up) = &subscriber.catch_up {
-            if let Some(began) = catch_up.began {
-                self.times.subscribed(began.elapsed());
+        let catch_up = subscriber.catch_up.as_ref();
+        if let Some(began) = catch_up.and_then(|catch_up| catch_up.began) {
+            self.times.subscribed(began.elapsed());
+        }
+        if let Some((source, replayed)) = catch_up.and_then(|c| Some((c.source?, c.replayed))) {
+            let log = &self.rooms[subscriber.room as usize].log;
+            let rest = log.stored_after(log.seen_at(offset).0.max(seen));
+            Counters::bump(self.counters.resumes(source), 1);
+            self.sizes.resumed(replayed + rest);
+            if let Some(trace) = catch_up.and_then(|catch_up| catch_up.trace.as_ref()) {
+                trace.span().set_attributes([
+                    KeyValue::new("sse.resume.source", source.label()),
+                    KeyValue::new("sse.resume.events", (replayed + rest) as i64),
+                ]);
             }
-            if let Some(trace) = &catch_up.trace {
-                trace.span().end();
-            }
+        }
+        if let Some(trace) = catch_up.and_then(|catch_up| catch_up.trace.as_ref()) {
+            trace.span().end();
         }
         subscriber.place(offset, end, seen);
     }
@@ -157,7 +164,11 @@ impl State {
         Counters::bump(self.counters.resets(reason), 1);
         let subscriber = &mut self.subscribers[key];
         let presented = subscriber.catch_up.as_mut().and_then(|catch_up| {
-            note(catch_up, "sse.reset.reason", reason.label());
+            catch_up.answered_by(Source::Reset);
+            if let Some(trace) = &catch_up.trace {
+                let reason = KeyValue::new("sse.reset.reason", reason.label());
+                trace.span().set_attribute(reason);
+            }
             catch_up.presented.take()
         });
         let reset = Reset {
@@ -179,7 +190,7 @@ impl State {
         let room = &mut self.rooms[subscriber.room as usize];
         if let Some(catch_up) = &mut subscriber.catch_up {
             catch_up.waiting = true;
-            note(catch_up, "sse.resume.source", "broker");
+            catch_up.answered_by(Source::Broker);
         }
         room.waiting.push((key as u32, subscriber.serial));
         if !room.backfilling {
@@ -195,7 +206,6 @@ impl State {
                 trace: catch_up.and_then(|catch_up| catch_up.trace.clone()),
             });
         }
-        Counters::bump(&self.counters.resumes_broker, 1);
     }
 
     /// A read has ended.
@@ -271,13 +281,6 @@ impl State {
                 Purpose::Page(serial) => self.retry_page(room_key, serial),
             }
         }
-    }
-}
-
-/// Adds to the span of a stream's request, where that is recorded.
-pub(super) fn note(catch_up: &CatchUp, name: &'static str, value: &'static str) {
-    if let Some(trace) = &catch_up.trace {
-        trace.span().set_attribute(KeyValue::new(name, value));
     }
 }
 

@@ -11,6 +11,8 @@ use super::subscriber::Handle;
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) name: RoomName,
+    /// Its place among the classes of rooms.
+    pub(super) class: usize,
     pub(super) log: RoomLog,
     /// Keys of the subscribers; each knows its index here.
     pub(super) members: Vec<u32>,
@@ -31,6 +33,8 @@ pub(super) struct Room {
     pub(super) reader: Reader,
     /// Events so far.
     pub(super) events: u64,
+    /// Of those, how many the passes so far have carried.
+    pub(super) swept: u64,
     /// The tick of the last event.
     pub(super) active: u32,
     /// Counts the changes between empty and not empty, so that a linger note can be stale.
@@ -38,9 +42,10 @@ pub(super) struct Room {
 }
 
 impl Room {
-    pub(super) fn new(name: RoomName) -> Self {
+    pub(super) fn new(name: RoomName, class: usize) -> Self {
         Self {
             name,
+            class,
             log: RoomLog::new(EventId::ZERO),
             members: Vec::new(),
             due: 0,
@@ -52,6 +57,7 @@ impl Room {
             backfilled: false,
             reader: Reader::default(),
             events: 0,
+            swept: 0,
             active: 0,
             vacancy: 0,
         }

@@ -83,10 +83,10 @@ impl Shard {
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
-        let (commands, counters, times) = node
+        let (commands, reports) = node
             .side(id)
             .ok_or_else(|| io::Error::other("this shard exists already"))?;
-        let state = State::new(id, config, upstream, encoder, registry, counters, times);
+        let state = State::new(id, config, upstream, encoder, registry, reports);
         let handle = ShardHandle {
             id,
             state: Rc::new(RefCell::new(state)),

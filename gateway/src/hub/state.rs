@@ -12,11 +12,13 @@ use protocol::RoomName;
 use slab::Slab;
 
 use super::catchup::Page;
+use super::classes::Classes;
 use super::heartbeat::Heartbeats;
 use super::leaving::Leaving;
-use super::node::Counters;
+use super::node::{Counters, Reports};
 use super::room::Room;
 use super::subscriber::{CatchUp, Flush, Handle, Subscriber, Work};
+use super::times::Sizes;
 use super::{
     Control, Encoder, HistoryQuery, HubConfig, Limit, Place, Position, ShardId, Subscription,
     Supply, Times, Upstream,
@@ -78,7 +80,9 @@ pub(super) struct State {
     pub(super) encoder: Rc<dyn Encoder>,
     pub(super) upstream: Arc<dyn Upstream>,
     pub(super) counters: Arc<Counters>,
+    pub(super) classes: Classes,
     pub(super) times: Times,
+    pub(super) sizes: Sizes,
     registry: Registry,
     pub(super) rooms: Slab<Room>,
     pub(super) by_name: HashMap<RoomName, usize>,
@@ -125,9 +129,13 @@ impl State {
         upstream: Arc<dyn Upstream>,
         encoder: Rc<dyn Encoder>,
         registry: Registry,
-        counters: Arc<Counters>,
-        times: Times,
+        reports: Reports,
     ) -> Self {
+        let Reports {
+            counters,
+            classes,
+            times,
+        } = reports;
         Self {
             beats: Heartbeats::new(&*encoder),
             shard,
@@ -135,6 +143,8 @@ impl State {
             encoder,
             upstream,
             counters,
+            classes,
+            sizes: times.sizes(),
             times,
             registry,
             rooms: Slab::new(),
@@ -209,6 +219,7 @@ impl State {
         subscriber.catch_up = Some(Box::new(catch_up));
         self.subscribers.insert(subscriber);
         self.count_open();
+        self.classes.opened(self.rooms[room_key].class);
         self.note_opened(key, subscription.client);
         self.open_at_once(key);
         self.resolve(key);
@@ -220,7 +231,9 @@ impl State {
             self.rooms[key].vacancy = self.rooms[key].vacancy.wrapping_add(1);
             return key;
         }
-        let key = self.rooms.insert(Room::new(name.clone()));
+        let key = self
+            .rooms
+            .insert(Room::new(name.clone(), self.classes.of(name)));
         self.by_name.insert(name.clone(), key);
         self.joining.push_back((name.clone(), self.now));
         self.upstream.subscribe(self.shard, name);
@@ -394,6 +407,7 @@ impl State {
         self.note_closed(&subscriber, why);
         let room_key = subscriber.room as usize;
         let room = &mut self.rooms[room_key];
+        self.classes.closed(room.class);
         let index = subscriber.index as usize;
         room.members.swap_remove(index);
         if let Some(&moved) = room.members.get(index) {
@@ -425,6 +439,7 @@ impl State {
         self.retire();
         self.drain_some();
         self.keep_to_memory();
+        self.sizes.flush();
         self.counters
             .log_bytes
             .store(self.log_bytes as u64, std::sync::atomic::Ordering::Relaxed);

@@ -20,6 +20,28 @@ use super::{Control, Encoder, Framing, Position};
 /// A subscriber's key, and the serial that tells it from a later one with the same key.
 pub(super) type Handle = (u32, u32);
 
+/// What answered a resume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The room log.
+    Log,
+    /// A read of the stream.
+    Broker,
+    /// Nothing proved it.
+    Reset,
+}
+
+impl Source {
+    /// In spans.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Broker => "broker",
+            Self::Reset => "reset",
+        }
+    }
+}
+
 /// A place in the stream that is not in the room log (yet).
 #[derive(Debug)]
 pub(super) struct CatchUp {
@@ -40,6 +62,10 @@ pub(super) struct CatchUp {
     pub(super) began: Option<Instant>,
     /// The span of its request, where that is recorded.
     pub(super) trace: Option<Context>,
+    /// Of a new stream that resumes: what answers it, as far as is known.
+    pub(super) source: Option<Source>,
+    /// Stored events that it was given from pages.
+    pub(super) replayed: usize,
 }
 
 /// A place in a page of history.
@@ -56,6 +82,7 @@ impl CatchUp {
             Position::Malformed(text) => Some(text.clone()),
             _ => None,
         };
+        let source = presented.is_some().then_some(Source::Log);
         Self {
             want,
             presented,
@@ -66,6 +93,16 @@ impl CatchUp {
             waiting: false,
             began: Some(Instant::now()),
             trace: None,
+            source,
+            replayed: 0,
+        }
+    }
+
+    /// What answers it, if it is a new stream that resumes.
+    pub(super) fn answered_by(&mut self, source: Source) {
+        // One that was reset once stays so.
+        if self.source.is_some_and(|known| known != Source::Reset) {
+            self.source = Some(source);
         }
     }
 
@@ -311,7 +348,9 @@ impl Subscriber {
         let seen = catch_up.after().unwrap_or_default();
         let id = self.keep_rest(page, cursor.offset);
         if let Some(catch_up) = &mut self.catch_up {
-            catch_up.want = Position::After(id.max(seen));
+            let id = id.max(seen);
+            catch_up.want = Position::After(id);
+            catch_up.replayed = catch_up.replayed.saturating_sub(page.stored_after(id));
         }
     }
 

@@ -35,7 +35,9 @@ impl State {
         self.log_bytes = self.log_bytes + room.log.memory() - before;
         let count = items.len() as u64;
         Counters::bump(&self.counters.events_appended, count);
-        Counters::bump(&self.counters.deliveries, count * room.members.len() as u64);
+        let streams = room.members.len() as u64;
+        Counters::bump(&self.counters.deliveries, count * streams);
+        self.classes.appended(room.class, count, streams);
         items
             .iter()
             .filter_map(Item::id)
@@ -112,6 +114,10 @@ impl State {
             let Some(room) = self.rooms.get_mut(room_key) else {
                 continue;
             };
+            if room.due == 0 {
+                let events = room.events - std::mem::replace(&mut room.swept, room.events);
+                self.sizes.pass(events, room.members.len());
+            }
             if room.due == 0 && room.again {
                 room.again = false;
                 room.due = room.members.len();
@@ -237,6 +243,7 @@ fn leave_log(subscriber: &mut Subscriber, log: &RoomLog) {
         presented: None,
         backfilled: true,
         began: None,
+        source: None,
         ..CatchUp::new(want)
     }));
 }

@@ -100,15 +100,15 @@ impl World {
         };
         let registry = poll.registry().try_clone().unwrap();
         let times = Times::register(&prometheus::Registry::new()).unwrap();
-        let (_, counters, times) = Node::new(1, times).side(0).unwrap();
+        let node = Node::new(1, times, &RoomClasses::default());
+        let (_, reports) = node.side(0).unwrap();
         let mut state = State::new(
             0,
             config,
             Arc::new(Nowhere),
             Rc::new(Marks),
             registry,
-            counters,
-            times,
+            reports,
         );
         state.supply(Supply::Live(true));
         let room = RoomName::parse("r").unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use prometheus::local::LocalHistogram;
 use prometheus::{Histogram, Registry, register_histogram_with_registry};
 use protocol::EventId;
 
@@ -16,6 +17,11 @@ const LONG: &[f64] = &[
     10.0, 30.0,
 ];
 
+/// The same, of numbers of events.
+const COUNTS: &[f64] = &[
+    0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0,
+];
+
 /// Histograms that all shards share. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Times {
@@ -23,6 +29,8 @@ pub struct Times {
     lag: Histogram,
     pub(super) fanout: Histogram,
     pub(super) turn: Histogram,
+    resume: Histogram,
+    pass: Histogram,
 }
 
 impl Times {
@@ -56,7 +64,27 @@ impl Times {
                 SHORT.to_vec(),
                 registry
             )?,
+            resume: register_histogram_with_registry!(
+                "sse_gateway_resume_events",
+                "Stored events that a stream had missed when it resumed, and was given.",
+                COUNTS.to_vec(),
+                registry
+            )?,
+            pass: register_histogram_with_registry!(
+                "sse_gateway_pass_events",
+                "Events that one pass over a room's streams carries, in one write for each stream that has had those before.",
+                COUNTS.to_vec(),
+                registry
+            )?,
         })
+    }
+
+    /// A shard's own share of what is measured too often for shared numbers.
+    pub(super) fn sizes(&self) -> Sizes {
+        Sizes {
+            resume: self.resume.local(),
+            pass: self.pass.local(),
+        }
     }
 
     pub(super) fn subscribed(&self, after: Duration) {
@@ -70,5 +98,33 @@ impl Times {
             .unwrap_or_default()
             .saturating_sub(Duration::from_millis(id.ms));
         self.lag.observe(lag.as_secs_f64());
+    }
+}
+
+/// Numbers of events, as one shard collects them until its next tick.
+#[derive(Debug)]
+pub(super) struct Sizes {
+    resume: LocalHistogram,
+    pass: LocalHistogram,
+}
+
+impl Sizes {
+    /// A stream has resumed, and was given so many events.
+    pub(super) fn resumed(&self, events: usize) {
+        self.resume.observe(events as f64);
+    }
+
+    /// A pass over so many streams has ended, which carried so many events.
+    pub(super) fn pass(&self, events: u64, streams: usize) {
+        // Not what only a control event caused, nor what nobody was there for.
+        if events > 0 && streams > 0 {
+            self.pass.observe(events as f64);
+        }
+    }
+
+    /// Shows what was collected.
+    pub(super) fn flush(&self) {
+        self.resume.flush();
+        self.pass.flush();
     }
 }

@@ -126,15 +126,11 @@ async fn a_drained_nodes_clients_go_on_elsewhere() {
     }
 }
 
-/// The number of a metric.
-async fn value(gateway: &Gateway, name: &str) -> Option<f64> {
-    let text = gateway.admin("/metrics").await.ok()?.text();
-    text.lines()
-        .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
-}
-
 async fn is_in(gateway: &Gateway, phase: &str) -> bool {
-    value(gateway, &format!("sse_gateway_phase{{phase=\"{phase}\"}}")).await == Some(1.0)
+    gateway
+        .metric(&format!("sse_gateway_phase{{phase=\"{phase}\"}}"))
+        .await
+        == Some(1.0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,10 +145,7 @@ async fn each_phase_does_what_its_name_says_and_can_be_seen() {
         .await;
     let of = || Client::of(&[gateway.address], "demo").once();
     assert!(is_in(&gateway, "running").await);
-    assert_eq!(
-        value(&gateway, "sse_gateway_drain_streams").await,
-        Some(0.0)
-    );
+    assert_eq!(gateway.metric("sse_gateway_drain_streams").await, Some(0.0));
     let mut clients = Vec::new();
     for _ in 0..10 {
         clients.push(of().open().await);
@@ -176,12 +169,13 @@ async fn each_phase_does_what_its_name_says_and_can_be_seen() {
     assert_eq!(close["reason"], "drain");
     assert!(late.seen().retry_ms.is_some() && late.seen().refused.is_none());
     eventually!(
-        value(&gateway, "sse_gateway_drain_streams").await == Some(11.0),
+        gateway.metric("sse_gateway_drain_streams").await == Some(11.0),
         "{}",
         gateway.log()
     );
     eventually!(
-        value(&gateway, "sse_gateway_drain_streams_left")
+        gateway
+            .metric("sse_gateway_drain_streams_left")
             .await
             .is_some_and(|left| left > 0.0 && left < 11.0),
         "{}",
@@ -191,7 +185,7 @@ async fn each_phase_does_what_its_name_says_and_can_be_seen() {
 
     eventually!(is_in(&gateway, "closing").await, "{}", gateway.log());
     assert_eq!(
-        value(&gateway, "sse_gateway_drain_streams_left").await,
+        gateway.metric("sse_gateway_drain_streams_left").await,
         Some(0.0)
     );
     eventually!(

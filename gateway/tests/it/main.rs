@@ -16,6 +16,7 @@ mod documents;
 mod drain;
 mod faults;
 mod limits;
+mod metrics;
 mod opening;
 mod operations;
 mod publish;

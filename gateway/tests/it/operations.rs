@@ -134,12 +134,13 @@ fn families(metrics: &str) -> BTreeSet<(String, String)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_is_documented_and_every_documented_metric_is_there() {
     let redis = RedisServer::start().await;
-    let gateway = Setup::redis(&redis).start().await;
+    let setup = Setup::redis(&redis).set("metrics.room_classes", "chat=chat:*");
+    let gateway = setup.start().await;
     let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
     let document = std::fs::read_to_string(document).unwrap();
     // | `name` | type | labels | meaning |
     let rows = document.lines().filter_map(|line| line.strip_prefix("| `"));
-    let documented: BTreeSet<_> = rows
+    let mut documented: BTreeSet<_> = rows
         .filter_map(|row| {
             let (name, rest) = row.split_once("` | ")?;
             let (kind, _) = rest.split_once(" | ")?;
@@ -147,6 +148,10 @@ async fn every_metric_is_documented_and_every_documented_metric_is_there() {
         })
         .collect();
     let metrics = gateway.admin("/metrics").await.unwrap().text();
+    if !metrics.contains("sse_gateway_memory_limit_bytes") {
+        eprintln!("not looked at: memory has no limit here");
+        documented.retain(|(name, _)| !name.starts_with("sse_gateway_memory_"));
+    }
     assert_eq!(families(&metrics), documented);
 }
 

@@ -103,6 +103,7 @@ async fn a_resume_is_one_span_with_the_reads_that_it_waited_for() {
     client.wait_events(1).await;
     assert_eq!((span.kind, &span.parent[..]), (2, CALLER));
     assert_eq!(span.get("sse.resume.source"), "broker");
+    assert_eq!(span.get("sse.resume.events"), "1");
     let read = of_trace(&collector)
         .into_iter()
         .find(|read| read.name == "redis read" && read.parent == span.span_id);

@@ -74,6 +74,7 @@ pub struct RedisMetrics {
     pub(super) malformed: IntCounter,
     pub(super) skipped: IntCounter,
     pub(super) holes: IntCounter,
+    pub(super) holes_repaired: IntCounter,
     pub(super) range_reads: IntCounter,
     pub(super) reconnects: IntCounter,
     pub(super) resets: IntCounter,
@@ -134,6 +135,10 @@ impl RedisMetrics {
             holes: counter(
                 "holes",
                 "Messages that did not follow the last one of their room; what was between is read from the stream.",
+            )?,
+            holes_repaired: counter(
+                "holes_repaired",
+                "Holes whose events were read from the stream, so that no subscriber missed any.",
             )?,
             range_reads: counter("range_reads", "Range reads of streams, whatever for.")?,
             reconnects: counter("reconnects", "Times the subscriptions had to be made anew.")?,

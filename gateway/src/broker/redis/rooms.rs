@@ -36,6 +36,8 @@ pub(super) struct Room {
     /// the confirmation of an earlier `SUBSCRIBE` would pass for the new one's.
     pub(super) is_leaving: bool,
     pub(super) has_wrong_type: bool,
+    /// A message did not follow the last one, and what is between is being read.
+    pub(super) has_hole: bool,
 }
 
 /// Which room a channel belongs to, and as what.
@@ -94,6 +96,7 @@ impl Rooms {
             is_unsettled: false,
             is_leaving: false,
             has_wrong_type: false,
+            has_hole: false,
         });
         self.by_name.insert(name.clone(), index);
         self.by_channel.insert(channel, Channel::Events(index));

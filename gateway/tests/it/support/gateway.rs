@@ -192,6 +192,15 @@ impl Gateway {
         http::try_request(self.admin, "GET", path, &[], b"").await
     }
 
+    /// A metric's number, by its name with labels; `None` where there is none, or no answer.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.admin("/metrics").await.ok()?.text();
+        let mut numbers = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        numbers.next()?.parse().ok()
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }

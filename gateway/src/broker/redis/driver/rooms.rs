@@ -187,6 +187,7 @@ impl Driver {
                 Output::Read(read) => {
                     if cause == Cause::Channel {
                         metrics.holes.inc();
+                        room.has_hole = true;
                     }
                     self.reads.push_back((handle, read));
                 }
@@ -199,6 +200,7 @@ impl Driver {
                 Output::Joined(head) => room.out.push(Out::Joined(head)),
                 Output::Reset(reset) => {
                     metrics.resets.inc();
+                    room.has_hole = false;
                     tracing::warn!(room = %room.name, reason = ?reset.reason, after = %reset.after, resume = %reset.resume,
                         "the continuity of this room is broken; subscribers are told");
                     room.out.push(Out::Reset(reset));
@@ -219,6 +221,10 @@ impl Driver {
         }
         if !room.out.is_empty() && !std::mem::replace(&mut room.is_dirty, true) {
             self.dirty.push(handle.0);
+        }
+        if room.has_hole && !room.sequencer.is_reading() {
+            room.has_hole = false;
+            metrics.holes_repaired.inc();
         }
         if room.sequencer.is_unsettled() && !std::mem::replace(&mut room.is_unsettled, true) {
             self.unsettled.push(handle.0);

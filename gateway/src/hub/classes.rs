@@ -1,0 +1,190 @@
+//! Classes of rooms, so that metrics can tell kinds of rooms apart without a label for each room.
+//!
+//! Invariant: a room's class is found when the room is made, never when an event is delivered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use protocol::RoomName;
+
+use super::node::Counters;
+
+/// The class of rooms that no pattern fits.
+const OTHER: &str = "other";
+
+/// The configured classes. The first whose pattern fits is a room's.
+#[derive(Debug, Clone, Default)]
+pub struct RoomClasses(Arc<[(String, String)]>);
+
+impl RoomClasses {
+    /// Classes by name and pattern, in which `*` stands for anything.
+    #[must_use]
+    pub fn new(classes: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self(classes.into_iter().collect())
+    }
+
+    /// Their names, with that of the rest; none where none are configured.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for (name, _) in self.0.iter() {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        if !names.is_empty() && !names.iter().any(|name| name == OTHER) {
+            names.push(OTHER.to_owned());
+        }
+        names
+    }
+
+    /// The place among the names.
+    fn of(&self, room: &RoomName) -> usize {
+        let mut classes = self.0.iter();
+        let found = classes.find(|(_, pattern)| fits(pattern, room.as_str()));
+        let name = found.map_or(OTHER, |(name, _)| name);
+        let names = self.names();
+        names.iter().position(|known| known == name).unwrap_or(0)
+    }
+}
+
+fn fits(pattern: &str, room: &str) -> bool {
+    let Some((first, mut rest)) = pattern.split_once('*') else {
+        return pattern == room;
+    };
+    let Some(mut left) = room.strip_prefix(first) else {
+        return false;
+    };
+    // The earliest place for each part leaves the most for the parts behind it.
+    while let Some((part, behind)) = rest.split_once('*') {
+        let Some(at) = left.find(part) else {
+            return false;
+        };
+        left = &left[at + part.len()..];
+        rest = behind;
+    }
+    left.ends_with(rest)
+}
+
+/// What happens in the rooms of one class.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ClassCounters {
+    /// Streams open now.
+    pub streams_open: u64,
+    /// Events that reached a room.
+    pub events: u64,
+    /// Events times the streams that they were due to.
+    pub deliveries: u64,
+}
+
+/// Written by one shard only, read by anyone.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    streams_open: AtomicU64,
+    events: AtomicU64,
+    deliveries: AtomicU64,
+}
+
+impl Counts {
+    pub(super) fn add_to(&self, sum: &mut ClassCounters) {
+        sum.streams_open += self.streams_open.load(Ordering::Relaxed);
+        sum.events += self.events.load(Ordering::Relaxed);
+        sum.deliveries += self.deliveries.load(Ordering::Relaxed);
+    }
+}
+
+/// One shard's view: which class a room has, and the counts of each. Without classes there is nothing to count.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Classes {
+    known: RoomClasses,
+    counts: Arc<[Counts]>,
+}
+
+impl Classes {
+    pub(super) fn new(known: RoomClasses) -> Self {
+        let counts = known.names().iter().map(|_| Counts::default()).collect();
+        Self { known, counts }
+    }
+
+    pub(super) fn counts(&self) -> &[Counts] {
+        &self.counts
+    }
+
+    pub(super) fn of(&self, room: &RoomName) -> usize {
+        if self.counts.is_empty() {
+            return 0;
+        }
+        self.known.of(room)
+    }
+
+    pub(super) fn opened(&self, class: usize) {
+        if let Some(counts) = self.counts.get(class) {
+            Counters::bump(&counts.streams_open, 1);
+        }
+    }
+
+    pub(super) fn closed(&self, class: usize) {
+        if let Some(counts) = self.counts.get(class) {
+            let open = counts.streams_open.load(Ordering::Relaxed);
+            Counters::set(&counts.streams_open, open.saturating_sub(1));
+        }
+    }
+
+    /// So many events came for so many streams.
+    pub(super) fn appended(&self, class: usize, events: u64, streams: u64) {
+        if let Some(counts) = self.counts.get(class) {
+            Counters::bump(&counts.events, events);
+            Counters::bump(&counts.deliveries, events * streams);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_fit() {
+        for (pattern, room) in [
+            ("chat", "chat"),
+            ("chat:*", "chat:"),
+            ("chat:*", "chat:a:b"),
+            ("*", "x"),
+            ("*:public", "a:public"),
+            ("a*b*c", "abc"),
+            ("a*b*c", "a-b-b-c"),
+            ("**", "x"),
+            ("*a*a", "aa"),
+        ] {
+            assert!(fits(pattern, room), "{pattern} {room}");
+        }
+        for (pattern, room) in [
+            ("chat", "chat:"),
+            ("chat:*", "chat"),
+            ("*:public", "a:public:b"),
+            ("a*b*c", "acb"),
+            ("*a*a", "a"),
+            ("ab*ba", "aba"),
+        ] {
+            assert!(!fits(pattern, room), "{pattern} {room}");
+        }
+    }
+
+    #[test]
+    fn the_first_class_that_fits_is_the_rooms() {
+        let pair = |name: &str, pattern: &str| (name.to_owned(), pattern.to_owned());
+        let classes = RoomClasses::new([
+            pair("chat", "chat:*"),
+            pair("stock", "stock-*"),
+            pair("chat", "lobby"),
+            pair("talk", "chat:vip"),
+        ]);
+        assert_eq!(classes.names(), ["chat", "stock", "talk", "other"]);
+        let of = |room: &str| classes.of(&RoomName::parse(room).unwrap());
+        assert_eq!(
+            (of("chat:vip"), of("stock-1"), of("lobby"), of("x")),
+            (0, 1, 0, 3)
+        );
+        assert!(RoomClasses::default().names().is_empty());
+    }
+}

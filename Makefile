@@ -4,17 +4,17 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
 PAGE_TEST := gateway/tests/page/run.sh
 
-.PHONY: help test tools fmt lint doc page smoke metrics chart balancers roll-test unit deny run build bench image chart-package dist
+.PHONY: help test tools fmt lint doc page smoke metrics chart-test balancers roll-test unit deny run build bench image chart dist
 
 help:
 	@echo "make run     a gateway in development mode, with a demo page"
 	@echo "make test    every check, after installing what is missing"
 	@echo "make tools   only install what is missing"
 	@echo "make image   the container image sse-gateway:$(VERSION), with all three programs"
-	@echo "make chart-package    the Helm chart as an archive"
+	@echo "make chart   the Helm chart as an archive"
 	@echo "make dist    an archive of static programs, completions and man pages, with checksums"
 	@echo "make bench   timings of the hub, and instructions against a baseline"
-	@echo "make fmt | lint | doc | deny | page | smoke | metrics | chart | balancers | roll-test | unit    one check"
+	@echo "make fmt | lint | doc | deny | page | smoke | metrics | chart-test | balancers | roll-test | unit    one check"
 
 # The tests come last, so that their count closes the output.
 test:
@@ -27,7 +27,7 @@ test:
 	@$(MAKE) --no-print-directory page
 	@$(MAKE) --no-print-directory smoke
 	@$(MAKE) --no-print-directory metrics
-	@$(MAKE) --no-print-directory chart
+	@$(MAKE) --no-print-directory chart-test
 	@$(MAKE) --no-print-directory balancers
 	@$(MAKE) --no-print-directory roll-test
 	@$(MAKE) --no-print-directory unit
@@ -66,7 +66,7 @@ metrics: build
 	@deploy/prometheus/test.sh
 
 # The Helm chart on paper: lint, templates, decisions.
-chart: build
+chart-test: build
 	@cmp deploy/prometheus/alerts.yml helm/sse-gateway/files/alerts.yaml
 	@for board in deploy/grafana/*.json; do cmp $$board helm/sse-gateway/files/dashboards/$$(basename $$board); done
 	@helm/test.sh
@@ -87,7 +87,7 @@ dist:
 	@deploy/dist.sh
 
 # The chart as an archive in target/.
-chart-package:
+chart:
 	helm package helm/sse-gateway --destination target
 
 unit:

@@ -390,6 +390,9 @@ impl Sequencer {
             }
         }
         let more = history.more;
+        // Where the page begins at the oldest entry, what is after it can be counted.
+        let after_page = length.checked_sub(history.items.len() as u64);
+        let after_page = after_page.filter(|_| history.oldest.is_some_and(|oldest| oldest > asked));
         for item in history.items {
             if let Some(id) = item.id().filter(|id| Some(*id) > self.head) {
                 self.append(item, id, out);
@@ -397,6 +400,8 @@ impl Sequencer {
         }
         if !more {
             self.counted = added;
+        } else if let (Some(added), Some(left)) = (added, after_page) {
+            self.counted = added.checked_sub(left);
         }
         more
     }

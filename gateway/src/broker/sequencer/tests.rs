@@ -635,3 +635,33 @@ fn a_late_deletion_repeats_nothing() {
         Op::Remove(2),
     ]);
 }
+
+/// What a page read after a trim leaves to be read is trimmed up to just where the page ended: nothing is missing.
+#[test]
+fn a_trim_that_ends_where_a_page_ended_resets_nothing() {
+    let unheard = || Op::Publish {
+        message: false,
+        signal: false,
+    };
+    let world = play(&[
+        Op::Connect,
+        Op::Execute,
+        Op::Publish {
+            message: false,
+            signal: true,
+        },
+        Op::Deliver(1),
+        Op::Return { fails: false },
+        Op::Settle,
+        unheard(),
+        unheard(),
+        unheard(),
+        Op::Add { signal: false },
+        Op::Trim(4),
+        Op::Execute,
+        Op::Trim(1),
+    ]);
+    let reasons: Vec<_> = world.resets.iter().map(|reset| reset.reason).collect();
+    assert_eq!(reasons, [ResetReason::Trimmed], "for the first one only");
+    assert_eq!(world.got.len(), 4);
+}

@@ -4,7 +4,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
 PAGE_TEST := gateway/tests/page/run.sh
 
-.PHONY: help test tools fmt lint doc page smoke metrics chart-test balancers roll-test unit deny run build bench image chart dist
+.PHONY: help test tools fmt lint doc page smoke metrics chart-test balancers roll-test kube-test unit deny run build bench image chart dist
 
 help:
 	@echo "make run     a gateway in development mode, with a demo page"
@@ -12,6 +12,7 @@ help:
 	@echo "make tools   only install what is missing"
 	@echo "make image   the container image sse-gateway:$(VERSION), with all three programs"
 	@echo "make chart   the Helm chart as an archive"
+	@echo "make kube-test    the Helm chart on the cluster that kubectl points at, under load"
 	@echo "make dist    an archive of static programs, completions and man pages, with checksums"
 	@echo "make bench   timings of the hub, and instructions against a baseline"
 	@echo "make fmt | lint | doc | deny | page | smoke | metrics | chart-test | balancers | roll-test | unit    one check"
@@ -78,6 +79,10 @@ balancers: build
 # One short roll of three nodes under a small load, with browsers; `deploy/roll-test.sh` is the long one.
 roll-test: build
 	@PROFILE=debug SPREAD=4 deploy/roll-test.sh 600 1
+
+# Not a part of `make test`: kubectl may point at any cluster. Says so where it reaches none.
+kube-test:
+	@deploy/kube-test.sh
 
 image:
 	docker build -f deploy/Dockerfile -t sse-gateway:$(VERSION) --build-arg VERSION=$(VERSION) \

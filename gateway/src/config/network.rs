@@ -48,11 +48,11 @@ impl FromStr for Network {
         };
         let address: IpAddr = address.parse().map_err(|_| NotANetwork)?;
         let before = if address.is_ipv4() { MAPPED } else { 0 };
-        let length = before + length.unwrap_or(u128::BITS - before);
-        if length > u128::BITS {
-            return Err(NotANetwork);
-        }
-        let mask = u128::MAX.checked_shl(u128::BITS - length).unwrap_or(0);
+        let length = length.unwrap_or(u128::BITS - before);
+        let free = (u128::BITS - before).checked_sub(length);
+        let mask = u128::MAX
+            .checked_shl(free.ok_or(NotANetwork)?)
+            .unwrap_or(0);
         Ok(Self {
             first: bits(address) & mask,
             mask,
@@ -91,6 +91,7 @@ mod tests {
             "",
             "proxy",
             "10.0.0.0/33",
+            "10.0.0.0/4294967295",
             "::/129",
             "10.0.0/8",
             "10.0.0.0/",

@@ -88,6 +88,13 @@ impl Traces {
     }
 }
 
+#[cfg(test)]
+impl From<SdkTracer> for Traces {
+    fn from(tracer: SdkTracer) -> Self {
+        Self(Some(tracer))
+    }
+}
+
 /// Whether the work at hand is recorded.
 #[must_use]
 pub fn is_recorded() -> bool {

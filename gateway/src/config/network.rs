@@ -50,9 +50,7 @@ impl FromStr for Network {
         let before = if address.is_ipv4() { MAPPED } else { 0 };
         let length = length.unwrap_or(u128::BITS - before);
         let free = (u128::BITS - before).checked_sub(length);
-        let mask = u128::MAX
-            .checked_shl(free.ok_or(NotANetwork)?)
-            .unwrap_or(0);
+        let mask = u128::MAX.checked_shl(free.ok_or(NotANetwork)?).unwrap_or(0);
         Ok(Self {
             first: bits(address) & mask,
             mask,

@@ -20,8 +20,8 @@ pub(super) struct Room {
     pub(super) due: usize,
     /// In the queue of rooms to sweep, since then.
     pub(super) queued: Option<Instant>,
-    /// More came during the pass under way: another one follows.
-    pub(super) again: bool,
+    /// More came during the pass under way, since then: another one follows.
+    pub(super) again: Option<Instant>,
     /// The broker has confirmed; the log has a meaning.
     pub(super) joined: bool,
     /// Subscribers that wait for the broker's confirmation or for the backfill.
@@ -50,7 +50,7 @@ impl Room {
             members: Vec::new(),
             due: 0,
             queued: None,
-            again: false,
+            again: None,
             joined: false,
             waiting: Vec::new(),
             backfilling: false,

@@ -74,6 +74,14 @@ impl Closed {
     }
 }
 
+/// Traced events of a room that are being written.
+pub(super) struct Writing {
+    pub(super) room: usize,
+    /// They came in the midst of a pass: the one after it carries them to everyone.
+    pub(super) next: bool,
+    pub(super) fan_out: Arc<FanOut>,
+}
+
 pub(super) struct State {
     pub(super) shard: ShardId,
     pub(super) config: HubConfig,
@@ -116,8 +124,8 @@ pub(super) struct State {
     joining: VecDeque<(RoomName, u32)>,
     lingering: VecDeque<(usize, u32, u32)>,
     pub(super) leaving: Leaving,
-    /// Traced events that are being written, by room.
-    pub(super) fan_outs: Vec<(usize, Arc<FanOut>)>,
+    /// Traced events that are being written.
+    pub(super) fan_outs: Vec<Writing>,
     /// Of the streams that are counted by address. Empty where none are.
     places: HashMap<u32, Place>,
 }
@@ -309,7 +317,7 @@ impl State {
             } => {
                 if let Some(&key) = self.by_name.get(&room) {
                     self.append(key, &items);
-                    self.fan_outs.extend(fan_out.map(|fan_out| (key, fan_out)));
+                    self.begin_fan_out(key, fan_out);
                 }
             }
             Supply::Reset { room, reset } => {
@@ -318,6 +326,17 @@ impl State {
                 }
             }
         }
+    }
+
+    fn begin_fan_out(&mut self, room_key: usize, fan_out: Option<Arc<FanOut>>) {
+        let room = &self.rooms[room_key];
+        // Without a pass nobody is written to, and nothing would end it.
+        let fan_out = fan_out.filter(|_| room.queued.is_some());
+        self.fan_outs.extend(fan_out.map(|fan_out| Writing {
+            room: room_key,
+            next: room.again.is_some(),
+            fan_out,
+        }));
     }
 
     /// Tells those who were opened without a live node. One that is behind is told at a later tick:
@@ -497,7 +516,7 @@ impl State {
             self.log_bytes -= room.log.memory();
             self.by_name.remove(&room.name);
             self.dirty.retain(|&dirty| dirty != room_key);
-            self.fan_outs.retain(|(key, _)| *key != room_key);
+            self.fan_outs.retain(|writing| writing.room != room_key);
             self.counters.rooms.store(
                 self.rooms.len() as u64,
                 std::sync::atomic::Ordering::Relaxed,

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::log::RoomLog;
 use super::node::Counters;
-use super::state::State;
+use super::state::{State, Writing};
 use super::subscriber::{CatchUp, Flush, Subscriber, Work};
 use super::{Item, Position, Reset};
 
@@ -96,7 +96,7 @@ impl State {
         let room = &mut self.rooms[room_key];
         if room.queued.is_some() {
             // The pass under way ends first: members at its end must not starve.
-            room.again = true;
+            room.again.get_or_insert_with(Instant::now);
         } else {
             room.due = room.members.len();
             room.queued = Some(Instant::now());
@@ -117,19 +117,18 @@ impl State {
             if room.due == 0 {
                 let events = room.events - std::mem::replace(&mut room.swept, room.events);
                 self.sizes.pass(events, room.members.len());
-            }
-            if room.due == 0 && room.again {
-                room.again = false;
-                room.due = room.members.len();
-            }
-            if room.due > 0 {
-                // To the back: other rooms must not wait for a large one.
-                self.dirty.push_back(room_key);
-            } else if let Some(queued) = room.queued.take() {
-                self.times.fanout.observe(queued.elapsed().as_secs_f64());
+                if let Some(queued) = room.queued {
+                    self.times.fanout.observe(queued.elapsed().as_secs_f64());
+                }
+                room.queued = room.again.take();
+                room.due = room.queued.map_or(0, |_| room.members.len());
                 if !self.fan_outs.is_empty() {
                     self.fanned_out(room_key);
                 }
+            }
+            if self.rooms[room_key].queued.is_some() {
+                // To the back: other rooms must not wait for a large one.
+                self.dirty.push_back(room_key);
             }
             if left == 0 {
                 break;
@@ -143,16 +142,26 @@ impl State {
         served || !self.dirty.is_empty()
     }
 
-    /// Everyone in a room who takes something now has got its traced events.
+    /// A pass has ended: everyone in the room who takes something now has got the traced events that came before it.
     fn fanned_out(&mut self, room_key: usize) {
+        let written = |writing: &Writing| writing.room == room_key && !writing.next;
+        if self.fan_outs.iter().any(written) {
+            self.report(room_key, written);
+        }
+        for writing in &mut self.fan_outs {
+            writing.next &= writing.room != room_key;
+        }
+    }
+
+    fn report(&mut self, room_key: usize, written: impl Fn(&Writing) -> bool) {
         let room = &self.rooms[room_key];
         let behind = room.members.iter().filter(|&&key| {
             let subscriber = &self.subscribers[key as usize];
             subscriber.blocked || subscriber.catch_up.is_some()
         });
         let (streams, behind) = (room.members.len() as u64, behind.count() as u64);
-        let done = self.fan_outs.extract_if(.., |(key, _)| *key == room_key);
-        done.for_each(|(_, fan_out)| fan_out.written(streams, behind));
+        let done = self.fan_outs.extract_if(.., |writing| written(writing));
+        done.for_each(|writing| writing.fan_out.written(streams, behind));
     }
 
     fn sweep_room(&mut self, room_key: usize, mut budget: usize) -> usize {

@@ -12,11 +12,14 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use mio::{Events, Poll};
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::trace::SdkTracerProvider;
 use proptest::prelude::*;
-use protocol::{Event, EventId, RoomName};
+use protocol::{Event, EventId, RoomName, TraceParent};
 
 use super::state::{Read, State};
 use super::*;
+use crate::trace::Traces;
 
 struct Nowhere;
 
@@ -151,13 +154,17 @@ impl World {
     }
 
     fn give(&mut self, count: usize) {
+        self.give_traced(count, None);
+    }
+
+    fn give_traced(&mut self, count: usize, fan_out: Option<Arc<FanOut>>) {
         let end = self.stored.len().min(self.given.saturating_add(count));
         let items = self.stored[self.given..end].to_vec();
         self.given = end;
         self.state.supply(Supply::Append {
             room: self.room.clone(),
             items,
-            fan_out: None,
+            fan_out,
         });
     }
 
@@ -428,6 +435,41 @@ fn heartbeats_come_a_few_at_a_time() {
         let received = String::from_utf8_lossy(&world.clients[client].received);
         assert!(received.contains("#!#"), "{received}");
     }
+}
+
+/// There is an event before each pass over the room is at its end: each event's span ends all the same, with the pass
+/// that carried it.
+#[test]
+fn a_room_that_is_never_done_keeps_no_spans() {
+    let mut world = World::new(1 << 20);
+    for _ in 0..5 {
+        world.join(0, Framing::Chunked);
+    }
+    let traces = Traces::from(SdkTracerProvider::default().tracer("test"));
+    let text = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let event = Event {
+        trace: TraceParent::parse(text),
+        ..Event::default()
+    };
+    for _ in 0..100 {
+        world.publish(true);
+        let fan_out = traces.fan_out(&world.room, [&event]);
+        assert!(fan_out.is_some());
+        // Five streams, of which a turn writes to two.
+        world.give_traced(1, fan_out);
+        world.turn();
+        for client in 0..5 {
+            while world.read(client, 1 << 16) {}
+        }
+        let kept = world.state.fan_outs.len();
+        assert!((1..=6).contains(&kept), "{kept}");
+    }
+    let measured = world.state.times.fanout.get_sample_count();
+    assert!(measured >= 30, "{measured} passes in 100 turns");
+    for _ in 0..6 {
+        world.turn();
+    }
+    assert!(world.state.fan_outs.is_empty());
 }
 
 proptest! {

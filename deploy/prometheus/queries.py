@@ -12,6 +12,8 @@ import urllib.request
 
 HERE = pathlib.Path(__file__).parent
 PATIENCE = 60
+# Only there where the memory of a gateway has a limit.
+LIMITED = "sse_gateway_memory_"
 
 
 def ask(url, query):
@@ -42,10 +44,15 @@ def alerts(url):
 def main(url):
     waiting = list(dashboards())
     count = len(waiting)
+    skipped = set()
     deadline = time.monotonic() + PATIENCE
     while waiting and time.monotonic() < deadline:
         waiting = [(where, query) for where, query in waiting if not ask(url, query)]
         time.sleep(0.5)
+    if not ask(url, '{__name__=~"' + LIMITED + '.*"}'):
+        skipped = {of for of in waiting if LIMITED in of[1]}
+        print("not looked at: memory has no limit here", file=sys.stderr)
+    waiting = [of for of in waiting if of not in skipped]
     for where, query in waiting:
         print(f"no data: {where}\n  {query}", file=sys.stderr)
     rules = alerts(url)
@@ -55,12 +62,12 @@ def main(url):
     # A comparison leaves nothing where all is well; what is compared has to be there.
     for rule in rules:
         for metric in set(re.findall(r"(?:sse_gateway|process)_[a-z_]+|\bup\b", rule["query"])):
-            if not ask(url, metric):
+            if not ask(url, metric) and not (skipped and LIMITED in metric):
                 print(f"{rule['name']} is about {metric}, which nobody has", file=sys.stderr)
                 sick.append(rule["name"])
     if waiting or sick or not rules:
         sys.exit(1)
-    print(f"{count} queries of the dashboards found data; {len(rules)} alerts can be evaluated")
+    print(f"{count - len(skipped)} queries of the dashboards found data; {len(rules)} alerts can be evaluated")
 
 
 main(sys.argv[1])

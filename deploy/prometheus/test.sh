@@ -40,8 +40,20 @@ scrape_configs:
   - job_name: sse-gateway
     static_configs: [{ targets: ["127.0.0.1:$((a + 1000))", "127.0.0.1:$((b + 1000))"] }]
 CONFIG
+# A control group with a limit of memory, as a container sees it, where the system lets us put one in its place.
+mkdir "$work/cgroup"
+echo 1000000000 > "$work/cgroup/memory.max"
+echo 100000000 > "$work/cgroup/memory.current"
+limited() {
+  if unshare --user --map-root-user --mount true 2> /dev/null; then
+    exec unshare --user --map-root-user --mount \
+      sh -c 'mount --bind "$0" /sys/fs/cgroup && exec "$@"' "$work/cgroup" "$@"
+  fi
+  exec "$@"
+}
+export SSE_METRICS__ROOM_CLASSES='load=load*'
 for port in "${ports[@]}"; do
-  "$bin/sse-gateway" --redis "redis://127.0.0.1:$redis" --listen "127.0.0.1:$port" --publish-key k --log warn \
+  limited "$bin/sse-gateway" --redis "redis://127.0.0.1:$redis" --listen "127.0.0.1:$port" --publish-key k --log warn \
     > "$work/gateway-$port.log" 2>&1 &
 done
 prometheus --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/data" \

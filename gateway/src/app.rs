@@ -76,6 +76,10 @@ pub async fn run(
     let mut signals = StopSignals::listen().context("signals cannot be listened for")?;
     let mut hangup = ReloadSignal::listen().context("signals cannot be listened for")?;
     let files = raise_file_limit();
+    let addresses = (
+        listeners.clients.local_addr()?,
+        listeners.admin.local_addr()?,
+    );
     let count = config.shard_count();
     let (inlets, outlets): (Inlets, Vec<_>) =
         (0..count).map(|_| mpsc::channel(INLET_CAPACITY)).unzip();
@@ -160,6 +164,10 @@ pub async fn run(
         }
     };
     info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %addresses.0,
+        admin = %addresses.1,
+        development = config.dev_mode(),
         node = config.node,
         shards = count,
         broker = broker_name(&config),
@@ -434,7 +442,7 @@ fn hub_config(config: &Config, shards: usize) -> HubConfig {
 
 /// `files` is the limit of open files.
 fn http_config(config: &Config, files: Option<u64>) -> HttpConfig {
-    let (http, dev) = (&config.http, config.dev_mode());
+    let http = &config.http;
     HttpConfig {
         node: config.node.clone(),
         path_prefix: http.path_prefix.clone(),
@@ -444,7 +452,7 @@ fn http_config(config: &Config, files: Option<u64>) -> HttpConfig {
         limits: Live::new(stream_limits(config, files)),
         proxies: TrustedProxies::new(http.trusted_networks()),
         access: config.log.access,
-        demo: dev,
+        demo: config.demo(),
         publish: Live::new(publish_rules(config)),
     }
 }

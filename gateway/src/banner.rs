@@ -31,9 +31,12 @@ pub fn text(config: &Config, clients: SocketAddr, admin: SocketAddr) -> String {
             text,
             "development mode: {events}anyone may publish\n\n\
              \x20 watch a room    curl -N {site}/rooms/demo/events\n\
-             \x20 publish to it   curl -d '{{\"event\":\"chat\",\"data\":\"hi\"}}' {site}/rooms/demo/events\n\
-             \x20 open the page   {site}/\n\n"
+             \x20 publish to it   curl -d '{{\"event\":\"chat\",\"data\":\"hi\"}}' {site}/rooms/demo/events\n"
         );
+        if config.demo() {
+            let _ = writeln!(text, "  open the page   {site}/");
+        }
+        text.push('\n');
     }
     if config.redis.url.is_empty() {
         let _ = write!(
@@ -54,11 +57,15 @@ mod tests {
     fn names_real_ports_and_what_to_type() {
         let mut config = crate::config::defaults();
         config.http.path_prefix = "/live".to_owned();
-        let text = text(
-            &config,
+        let addresses = (
             "127.0.0.1:4321".parse().unwrap(),
             "127.0.0.1:5321".parse().unwrap(),
         );
+        let text = |config: &Config| super::text(config, addresses.0, addresses.1);
+        config.http.demo = Some(false);
+        assert!(!text(&config).contains("open the page"));
+        config.http.demo = None;
+        let text = text(&config);
         for part in [
             "curl -N http://127.0.0.1:4321/live/rooms/demo/events\n",
             "' http://127.0.0.1:4321/live/rooms/demo/events\n",

@@ -126,6 +126,9 @@ pub struct Http {
     pub unclean_close: bool,
     /// Connections that may wait to be accepted.
     pub backlog: u32,
+    /// The demo page; `None` serves it in development mode. See [`Config::demo`].
+    #[serde(with = "values::switch")]
+    pub demo: Option<bool>,
 }
 
 /// `[log]`: what is logged, and how.
@@ -284,13 +287,19 @@ pub struct Drain {
 }
 
 impl Config {
-    /// Whether anyone may publish and the demo page is served. Which broker is used is another
+    /// Whether anyone may publish. Which broker is used is another
     /// question: that depends on `redis.url` alone.
     #[must_use]
     pub fn dev_mode(&self) -> bool {
         self.dev.unwrap_or_else(|| {
             self.redis.url.is_empty() && self.listen.ip().is_loopback() && !self.publish.has_rules()
         })
+    }
+
+    /// Whether the demo page is served.
+    #[must_use]
+    pub fn demo(&self) -> bool {
+        self.http.demo.unwrap_or_else(|| self.dev_mode())
     }
 
     /// Where metrics and health are served: as set, or the clients' address with port + 1000. Port

@@ -1,12 +1,12 @@
 //! The gateway as a program.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use gateway::app::{self, Listeners};
 use gateway::cli::{self, Cli, Command, EXIT_FAILURE, EXIT_USAGE, Stop};
-use gateway::config::{self, Config, Loaded};
+use gateway::config::{self, Config, Loaded, LogFormat};
 use gateway::reload::Reload;
 use gateway::trace::{self, Traces};
 use gateway::{banner, healthcheck, telemetry};
@@ -55,11 +55,12 @@ fn main() -> ExitCode {
     warnings
         .iter()
         .for_each(|warning| tracing::warn!("{warning}"));
+    let json = telemetry::is_json(config.log.format);
     let load = Box::new(move || config::load(&cli, variables()));
     let reload = Reload::new(load, log, config.clone());
     match serve(config, reload) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(EXIT_FAILURE, &format!("{error:#}")),
+        Err(error) => give_up(json, &format!("{error:#}")),
     }
 }
 
@@ -75,15 +76,27 @@ fn serve(config: Config, reload: Reload) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the runtime cannot start")?;
+    let shown = is_read_by_people(config.log.format);
+    let started = || {
+        if shown {
+            show(&banner);
+        }
+    };
     runtime.block_on(async {
         let otlp = trace::export(&config.node);
         let traces = Traces::new(otlp.as_ref());
-        let done = app::run(config, listeners, reload, traces, || show(&banner)).await;
+        let done = app::run(config, listeners, reload, traces, started).await;
         if let Some(otlp) = otlp {
             trace::finish(otlp).await;
         }
         done
     })
+}
+
+/// Programs that read the log find the same in it, as fields.
+fn is_read_by_people(format: LogFormat) -> bool {
+    let terminal = format == LogFormat::Auto && std::io::stdout().is_terminal();
+    terminal || !telemetry::is_json(format)
 }
 
 /// Variables that are not text are nobody's settings.
@@ -101,6 +114,15 @@ fn print(text: &str) -> ExitCode {
 fn show(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// The end of a node that had begun to log.
+fn give_up(json: bool, sentence: &str) -> ExitCode {
+    if json && tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!("{sentence}");
+        return ExitCode::from(EXIT_FAILURE);
+    }
+    fail(EXIT_FAILURE, sentence)
 }
 
 fn fail(code: u8, sentence: &str) -> ExitCode {

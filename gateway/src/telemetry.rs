@@ -54,18 +54,23 @@ impl LogFilter {
     }
 }
 
+/// Whether lines are JSON.
+#[must_use]
+pub fn is_json(format: LogFormat) -> bool {
+    match format {
+        LogFormat::Auto => !stderr().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    }
+}
+
 /// Starts logging for the whole process.
 ///
 /// # Errors
 ///
 /// A filter that cannot be read, or a second start.
 pub fn init(level: &str, format: LogFormat) -> Result<LogFilter, TelemetryError> {
-    let terminal = stderr().is_terminal();
-    let json = match format {
-        LogFormat::Auto => !terminal,
-        LogFormat::Text => false,
-        LogFormat::Json => true,
-    };
+    let (terminal, json) = (stderr().is_terminal(), is_json(format));
     let (filter, handle) = reload::Layer::new(filter(level)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(stderr);
     let lines = if json {

@@ -192,7 +192,8 @@ async fn secrets_are_not_in_the_log() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn development_mode_says_how_to_try_it() {
-    let gateway = Setup::memory().start().await;
+    let setup = Setup::memory().arguments(&["--log-format", "text"]);
+    let gateway = setup.start().await;
     let told = |gateway: &Gateway| {
         let log = gateway.log();
         let address = gateway.address.to_string();

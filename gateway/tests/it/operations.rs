@@ -218,3 +218,70 @@ async fn streams_leave_a_line_each_where_the_log_is_to_have_them() {
     assert!(ended["bytes"].as_u64().unwrap() > 100 && ended["client"].is_string());
     assert!(!gateway.log().contains("a secret"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_be_json_is_json_line_by_line() {
+    // A configuration that has much to say: development mode, and an unknown variable.
+    let setup = Setup::memory().variable("SSE_STREAM__NO", "1");
+    let mut gateway = setup.arguments(&["--log-format", "json"]).start().await;
+    gateway.signal("TERM");
+    assert_eq!(gateway.wait_exit().await, Some(0));
+    let log = gateway.log();
+    let parsed = log.lines().map(|line| {
+        let line: serde_json::Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        line
+    });
+    let lines: Vec<_> = parsed.collect();
+    let served = lines
+        .iter()
+        .find(|line| line["message"] == "The node serves.");
+    let served = served.unwrap_or_else(|| panic!("{log}"));
+    assert_eq!(served["listen"], gateway.address.to_string());
+    assert_eq!(served["admin"], gateway.admin.to_string());
+    assert_eq!(served["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(served["development"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_says_so_in_json_too() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut command = binary();
+    command.args(["--log-format", "json", "--listen", &address]);
+    let answer = output(command).await;
+    assert_eq!(answer.status.code(), Some(1));
+    let error = String::from_utf8(answer.stderr).unwrap();
+    let line: serde_json::Value = serde_json::from_str(&error).unwrap();
+    assert_eq!(line["level"], "ERROR");
+    assert!(
+        line["message"].as_str().unwrap().contains(&address),
+        "{line}"
+    );
+}
+
+/// Whether anyone may publish is one question, and whether there is a page another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_page_has_a_switch_of_its_own() {
+    for (dev, demo, page, published) in [
+        ("false", "true", 200, 401),
+        ("false", "auto", 404, 401),
+        ("true", "false", 404, 201),
+        ("true", "auto", 200, 201),
+    ] {
+        let setup = Setup::memory().set("dev", dev).set("http.demo", demo);
+        let gateway = setup.set("publish.keys", "a-key").start().await;
+        for path in ["/", "/demo/stream.js"] {
+            assert_eq!(
+                gateway.get(path).await.status,
+                page,
+                "dev {dev}, demo {demo}: {path}"
+            );
+        }
+        assert_eq!(
+            gateway.post("x", &[], b"hi").await.status,
+            published,
+            "dev {dev}, demo {demo}"
+        );
+    }
+}

@@ -208,15 +208,14 @@ impl Worker {
             Order::Open => {
                 let all = 0..self.clients.len() as u32;
                 self.connections.queue.extend(all);
-                if let Some(churn) = self.plan.churn.filter(|churn| churn.per_second > 0.0) {
-                    let pause = 1e9 / churn.per_second * self.plan.workers as f64;
-                    self.next_churn = Some(clock::now() + pause as u64);
-                }
                 if self.plan.slow > 0 {
                     self.next_slow = clock::now() + SLOW_TICK;
                 }
             }
-            Order::Mark(mark) => self.tick(Some(mark)),
+            Order::Mark(mark) => {
+                self.tick(Some(mark));
+                self.begin_churn();
+            }
             Order::Goals(goals) => {
                 self.goals = goals;
                 self.connections.returned = 0;
@@ -244,6 +243,15 @@ impl Worker {
                 self.behind = Some(behind);
                 self.tell_if_caught_up(clock::now());
             }
+        }
+    }
+
+    /// The first mark comes when the streams of all workers are open: before it, those that leave would be waited for.
+    fn begin_churn(&mut self) {
+        let churn = self.plan.churn.filter(|churn| churn.per_second > 0.0);
+        if let (None, Some(churn)) = (self.next_churn, churn) {
+            let pause = 1e9 / churn.per_second * self.plan.workers as f64;
+            self.next_churn = Some(clock::now() + pause as u64);
         }
     }
 

@@ -74,6 +74,16 @@ fn the_clients_of_several_workers_are_put_together() {
 }
 
 #[test]
+fn clients_leave_only_once_all_have_come() {
+    // Opened over 0.4 s: if some left meanwhile, there would be no moment at which all are there.
+    let (_, report) = run_with(
+        Fault::None,
+        &["--connect-rate", "20", "--churn", "100/s", "--away", "1s"],
+    );
+    assert!(report.connecting.opened >= 8, "{:?}", report.connecting);
+}
+
+#[test]
 fn an_event_that_one_client_misses_is_lost() {
     let (code, report) = run(Fault::Lose(5));
     assert_eq!(

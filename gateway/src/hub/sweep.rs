@@ -76,6 +76,7 @@ impl State {
         self.fall_off(room_key, end);
         let room = &mut self.rooms[room_key];
         room.backfilled = false;
+        let before = room.log.memory();
         room.log.restart(reset.resume);
         room.log.append_control(
             super::Control::Reset {
@@ -84,6 +85,7 @@ impl State {
             },
             &*self.encoder,
         );
+        self.log_bytes = self.log_bytes + room.log.memory() - before;
         Counters::bump(
             self.counters.resets(reset.reason),
             room.members.len() as u64,

@@ -437,6 +437,31 @@ fn heartbeats_come_a_few_at_a_time() {
     }
 }
 
+/// What the memory limit goes by is what the rooms' logs hold, whatever happened to them.
+#[test]
+fn a_room_that_was_reset_and_left_holds_no_memory() {
+    let mut world = World::new(1 << 20);
+    world.join(0, Framing::Chunked);
+    let reset = Reset {
+        reason: ResetReason::Deleted,
+        after: EventId::ZERO,
+        resume: EventId::new(9, 0),
+    };
+    let room = world.room.clone();
+    world.state.supply(Supply::Reset { room, reset });
+    let held: usize = world.state.rooms.iter().map(|(_, r)| r.log.memory()).sum();
+    assert!(held > 0);
+    assert_eq!(world.state.log_bytes, held);
+    world.clients.clear();
+    while world.state.room_subscribers(&world.room) > 0 {
+        world.turn();
+    }
+    while !world.state.rooms.is_empty() {
+        world.state.tick();
+    }
+    assert_eq!(world.state.log_bytes, 0);
+}
+
 /// There is an event before each pass over the room is at its end: each event's span ends all the same, with the pass
 /// that carried it.
 #[test]

@@ -59,8 +59,9 @@ impl Traces {
     #[must_use]
     pub fn request(&self, method: &Method, parent: Option<TraceParent>) -> Option<Context> {
         let parent = || parent.map_or_else(Context::new, otlp::remote);
-        let context = self.start(method.as_str(), SpanKind::Server, parent)?;
-        let method = KeyValue::new("http.request.method", method.to_string());
+        let method = known(method);
+        let context = self.start(method.unwrap_or("HTTP"), SpanKind::Server, parent)?;
+        let method = KeyValue::new("http.request.method", method.unwrap_or("_OTHER"));
         note_in(&context, [method]);
         Some(context)
     }
@@ -124,9 +125,18 @@ pub fn note_in<const N: usize>(context: &Context, attributes: [KeyValue; N]) {
     context.span().set_attributes(attributes);
 }
 
+/// A method of HTTP. Anything else is what a client made up, and may be as long as a head.
+fn known(method: &Method) -> Option<&'static str> {
+    let names = [
+        "GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE",
+    ];
+    names.into_iter().find(|name| *name == method.as_str())
+}
+
 /// A request has been answered, or its stream begins.
 pub fn answered(context: &Context, method: &Method, route: &'static str, status: StatusCode) {
     let span = context.span();
+    let method = known(method).unwrap_or("HTTP");
     span.update_name(format!("{method} {route}"));
     span.set_attributes([
         KeyValue::new("http.route", route),

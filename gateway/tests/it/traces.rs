@@ -128,6 +128,23 @@ async fn a_resume_is_one_span_with_the_reads_that_it_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_method_that_a_client_made_up_is_in_no_span() {
+    let collector = Collector::start();
+    let gateway = traced(Setup::memory(), &collector).start().await;
+    let parent = format!("00-{TRACE}-{CALLER}-01");
+    let method = "INVENTED".repeat(500);
+    let headers = [("traceparent", &parent[..])];
+    let path = "/rooms/demo";
+    let answer = crate::support::http::request(gateway.address, &method, path, &headers, b"").await;
+    assert_eq!(answer.status, 405);
+    eventually!(of_trace(&collector).len() == 1, "{:#?}", collector.spans());
+    let span = &of_trace(&collector)[0];
+    assert_eq!(span.name, "HTTP *");
+    assert_eq!(span.get("http.request.method"), "_OTHER");
+    assert!(!format!("{span:?}").contains("INVENTED"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_away_is_no_reason_not_to_serve() {
     for (name, value, word) in [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "4317"),

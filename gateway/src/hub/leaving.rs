@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::log::RoomLog;
 use super::node::Counters;
@@ -25,8 +25,9 @@ pub(super) struct Leaving {
 
 #[derive(Debug)]
 struct Drain {
-    began: u32,
-    ticks: u32,
+    /// Not counted in ticks, which come late on a busy node: all has to be done within the time.
+    began: Instant,
+    spread: Duration,
     order: Vec<Handle>,
     total: usize,
 }
@@ -46,6 +47,10 @@ impl State {
 
     /// Ends a stream before it began.
     pub(super) fn refuse(&mut self, mut subscriber: Subscriber, why: Closed) {
+        Counters::bump(self.counters.closed(why), 1);
+        if let Closed::Limit(limit) = why {
+            Counters::bump(self.counters.refused(limit), 1);
+        }
         let reason = why.label();
         subscriber.push_control(Control::Close { reason }, &*self.encoder);
         if !self.config.unclean_close && !subscriber.identity() {
@@ -55,10 +60,6 @@ impl State {
         let log = RoomLog::new(Default::default());
         subscriber.offset = log.end();
         subscriber.flush(&log, &mut Work::default());
-        Counters::bump(self.counters.closed(why), 1);
-        if let Closed::Limit(limit) = why {
-            Counters::bump(self.counters.refused(limit), 1);
-        }
     }
 
     /// Notes when a new stream has to end.
@@ -93,8 +94,8 @@ impl State {
         Counters::set(&self.counters.drain_streams, order.len() as u64);
         Counters::set(&self.counters.drain_left, order.len() as u64);
         self.leaving.drain = Some(Drain {
-            began: self.now(),
-            ticks: ticks(spread),
+            began: Instant::now(),
+            spread,
             total: order.len(),
             order,
         });
@@ -102,13 +103,12 @@ impl State {
 
     /// One tick: those whose turn it is to leave.
     pub(super) fn drain_some(&mut self) {
-        let now = self.now();
         let Some(drain) = &mut self.leaving.drain else {
             return;
         };
-        let passed = now.wrapping_sub(drain.began) as usize;
-        let due = drain.total * passed / drain.ticks.max(1) as usize;
-        let keep = drain.total.saturating_sub(due);
+        let left = drain.spread.saturating_sub(drain.began.elapsed());
+        let part = left.as_secs_f64() / drain.spread.as_secs_f64().max(f64::MIN_POSITIVE);
+        let keep = (drain.total as f64 * part).ceil() as usize;
         let leaving = drain.order.split_off(keep.min(drain.order.len()));
         for handle in leaving {
             self.dismiss(handle, Closed::Drain);

@@ -138,8 +138,8 @@ async fn each_phase_does_what_its_name_says_and_can_be_seen() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     let mut gateway = Setup::memory()
-        .set("drain.delay", "2s")
-        .set("drain.spread", "3s")
+        .set("drain.delay", "3s")
+        .set("drain.spread", "5s")
         .set("drain.grace", "20s")
         .start()
         .await;
@@ -184,9 +184,10 @@ async fn each_phase_does_what_its_name_says_and_can_be_seen() {
     assert!(is_in(&gateway, "draining").await);
 
     eventually!(is_in(&gateway, "closing").await, "{}", gateway.log());
-    assert_eq!(
-        gateway.metric("sse_gateway_drain_streams_left").await,
-        Some(0.0)
+    eventually!(
+        gateway.metric("sse_gateway_drain_streams_left").await == Some(0.0),
+        "{}",
+        gateway.log()
     );
     eventually!(
         tokio::net::TcpStream::connect(gateway.address)

@@ -258,18 +258,23 @@ def drains(said, spread, wanted):
             bad.append(f"{name} was not seen before its drain")
             continue
         begin, tenths = seen[first - 1]["at"], [0.0] * 10
+        # From look to look: what is known of the beginning and the end is that exact.
+        took = next(at["at"] for at in seen if at["drained"] == seen[-1]["drained"]) - begin
+        window = max(spread, took)
         for before, after in zip(seen[first - 1:], seen[first:]):
             closed, time = after["drained"] - before["drained"], after["at"] - before["at"]
             if closed and time > spread / 5:
                 bad.append(f"{name} was not looked at for {time:.1f} s of its drain: the machine is too busy")
-            share(tenths, before["at"] - begin, after["at"] - begin, spread / 10, closed)
+            share(tenths, before["at"] - begin, after["at"] - begin, window / 10, closed)
         total = seen[-1]["drained"]
         worst = max(tenths) / (total / 10)
         found.append((begin, total))
-        print(f"drain of {name}: {total:.0f} streams closed, by tenths of {spread:g} s: "
+        print(f"drain of {name}: {total:.0f} streams closed, by tenths of {window:.1f} s: "
               f"{' '.join(f'{part:.0f}' for part in tenths)}; the busiest {worst:.2f} times the mean")
         if worst > 2:
             bad.append(f"{name} closed {worst:.2f} times the mean in one tenth of its drain")
+        if took > spread + 3:
+            bad.append(f"{name} closed its streams in {took:.1f} s, not {spread:g}")
     if len(found) != wanted:
         bad.append(f"{len(found)} pods were seen to drain, not {wanted}")
     return found

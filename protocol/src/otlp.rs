@@ -43,9 +43,21 @@ pub enum OtlpError {
         /// What it says.
         value: String,
     },
-    /// The exporter cannot be made of what the variables say.
-    #[error("{0}")]
-    Build(String),
+    /// A number that the exporter could not work with.
+    #[error("{name} is {least} to {most}")]
+    Number {
+        /// The variable.
+        name: &'static str,
+        /// The least that it may be.
+        least: u64,
+        /// The most.
+        most: u64,
+    },
+    /// The exporter cannot be made. What of is not repeated: there may be a password in it.
+    #[error(
+        "the OTEL_EXPORTER_OTLP_ variables cannot be used: an endpoint is http://HOST:PORT, headers are name=value,name=value"
+    )]
+    Build,
 }
 
 /// Who says it.
@@ -103,12 +115,13 @@ impl Otlp {
         if !is_wanted(variable)? {
             return Ok(None);
         }
+        check_numbers(variable)?;
         // Not built, so that its own variables are left to it.
         let exporter = SpanExporter::builder()
             .with_tonic()
             .with_protocol(opentelemetry_otlp::Protocol::Grpc)
             .build();
-        let exporter = exporter.map_err(|error| OtlpError::Build(error.to_string()))?;
+        let exporter = exporter.map_err(|_| OtlpError::Build)?;
         let failure = Failure::default();
         let provider = SdkTracerProvider::builder()
             .with_resource(resource(service))
@@ -197,6 +210,26 @@ fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> Result<bool, OtlpErro
     }
 }
 
+/// The least and the most that variables may say, beyond which the exporter would panic, spin or never send.
+const NUMBERS: [(&str, u64, u64); 4] = [
+    ("OTEL_BSP_MAX_QUEUE_SIZE", 1, 1_000_000),
+    ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 1, 1_000_000),
+    ("OTEL_BSP_SCHEDULE_DELAY", 1, 3_600_000),
+    ("OTEL_BSP_EXPORT_TIMEOUT", 1, 3_600_000),
+];
+
+/// What is no number is left to the exporter, which takes its default then.
+fn check_numbers(variable: impl Fn(&str) -> Option<String>) -> Result<(), OtlpError> {
+    for (name, least, most) in NUMBERS {
+        let digits = variable(name).filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+        let fits = |text: String| text.parse().is_ok_and(|n| (least..=most).contains(&n));
+        if !digits.is_none_or(fits) {
+            return Err(OtlpError::Number { name, least, most });
+        }
+    }
+    Ok(())
+}
+
 /// What the environment says comes last, and so wins.
 fn resource(service: Service<'_>) -> Resource {
     let environment: [Box<dyn ResourceDetector>; 1] = [Box::new(EnvResourceDetector::new())];
@@ -242,6 +275,23 @@ mod tests {
         assert!(text(&[("OTEL_TRACES_EXPORTER", "zipkin")]).contains("zipkin"));
         let grpc = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
         assert_eq!(wanted(&[endpoint, http, grpc]), Ok(true));
+    }
+
+    #[test]
+    fn numbers_that_nobody_can_work_with_are_refused() {
+        for (text, sound) in [
+            ("20", true),
+            ("five", true),
+            ("0", false),
+            ("99999999999999999", false),
+            ("99999999999999999999999", false),
+        ] {
+            let checked = check_numbers(|name| {
+                let wanted = name == "OTEL_BSP_SCHEDULE_DELAY";
+                wanted.then(|| text.to_owned())
+            });
+            assert_eq!(checked.is_ok(), sound, "{text}");
+        }
     }
 
     #[test]

@@ -226,9 +226,9 @@ async fn each_phase_does_what_its_name_says_and_can_be_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_streams_waits_for_nothing() {
-    let mut gateway = Setup::memory().set("drain.spread", "20s").start().await;
-    let began = std::time::Instant::now();
+    // Longer than anything is waited for here.
+    let setup = Setup::memory().set("drain.spread", "10m");
+    let mut gateway = setup.set("drain.grace", "11m").start().await;
     gateway.signal("TERM");
     assert_eq!(gateway.wait_exit().await, Some(0));
-    assert!(began.elapsed() < std::time::Duration::from_secs(10));
 }

@@ -149,6 +149,12 @@ async fn a_collector_that_is_away_is_no_reason_not_to_serve() {
     for (name, value, word) in [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "4317"),
         ("OTEL_TRACES_EXPORTER", "zipkin", "zipkin"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "99999999999999999", "1000000"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "https://u:secret@h:4317",
+            "http://HOST",
+        ),
         ("OTEL_BSP_SCHEDULE_DELAY", "20", ""),
     ] {
         let setup = Setup::memory()
@@ -161,6 +167,7 @@ async fn a_collector_that_is_away_is_no_reason_not_to_serve() {
         assert_eq!(answer.status, 201);
         client.wait_events(1).await;
         assert!(gateway.log().contains(word), "{}", gateway.log());
+        assert!(!gateway.log().contains("secret"), "{}", gateway.log());
         gateway.signal("TERM");
         assert_eq!(gateway.wait_exit().await, Some(0), "{}", gateway.log());
     }

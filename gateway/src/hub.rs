@@ -18,6 +18,7 @@ mod heartbeat;
 mod leaving;
 mod log;
 mod node;
+mod opening;
 mod resume;
 mod room;
 mod shard;

@@ -41,6 +41,16 @@ pub(super) struct Reader {
     queued: bool,
 }
 
+impl Reader {
+    /// Keeps only those who are here.
+    pub(super) fn forget(&mut self, is_here: impl Fn(&Handle) -> bool) {
+        let fresh = &self.waiting[..self.fresh.min(self.waiting.len())];
+        self.fresh = fresh.iter().filter(|handle| is_here(handle)).count();
+        self.waiting.retain(&is_here);
+        self.arriving.retain(&is_here);
+    }
+}
+
 /// A page of a room's history.
 pub(super) struct Page {
     room: usize,

@@ -15,6 +15,9 @@ use super::{Control, Limit};
 /// in so many.
 const AGE_JITTER: u32 = 4;
 
+/// Ages of streams that have gone are not worth a look below this number.
+const FEW: usize = 1024;
+
 /// Who leaves when.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
@@ -30,6 +33,15 @@ struct Drain {
     spread: Duration,
     order: Vec<Handle>,
     total: usize,
+}
+
+impl Leaving {
+    /// Keeps the ages of those who are here, once most are of others.
+    pub(super) fn forget(&mut self, streams: usize, is_here: impl Fn(&Handle) -> bool) {
+        if self.ages.len() > 2 * streams + FEW {
+            self.ages.retain(|Reverse((_, handle))| is_here(handle));
+        }
+    }
 }
 
 impl State {

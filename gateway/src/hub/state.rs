@@ -1,12 +1,12 @@
-//! The rooms and subscribers of one shard, and what happens to them: a subscriber comes, a socket
-//! becomes ready, a broker's message arrives, time passes. Nothing here waits.
+//! The rooms and subscribers of one shard, and what happens to them: a socket becomes ready, a broker's message arrives,
+//! time passes. How a subscriber comes is in `opening.rs`. Nothing here waits.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mio::{Interest, Registry, Token};
+use mio::Registry;
 use opentelemetry::Context;
 use protocol::RoomName;
 use slab::Slab;
@@ -17,18 +17,15 @@ use super::heartbeat::Heartbeats;
 use super::leaving::Leaving;
 use super::node::{Counters, Reports};
 use super::room::Room;
-use super::subscriber::{CatchUp, Flush, Handle, Subscriber, Work};
+use super::subscriber::{Flush, Handle, Subscriber, Work};
 use super::times::Sizes;
-use super::{
-    Control, Encoder, HistoryQuery, HubConfig, Limit, Place, Position, ShardId, Subscription,
-    Supply, Times, Upstream,
-};
+use super::{Encoder, HistoryQuery, HubConfig, Limit, Place, ShardId, Supply, Times, Upstream};
 use crate::trace::FanOut;
 
 /// Timers per shard: everything that takes time is counted in ticks.
 pub(super) const TICK: Duration = Duration::from_millis(50);
-/// How long a new stream may wait for the broker before it is opened without a position.
-const OPEN_PATIENCE_TICKS: u32 = 20;
+/// Between looks for streams that have gone in lists of those that wait.
+const FORGET_TICKS: u32 = 200;
 /// How long an empty room stays subscribed, so that a reload finds its log.
 const LINGER_TICKS: u32 = 200;
 
@@ -91,7 +88,7 @@ pub(super) struct State {
     pub(super) classes: Classes,
     pub(super) times: Times,
     pub(super) sizes: Sizes,
-    registry: Registry,
+    pub(super) registry: Registry,
     pub(super) rooms: Slab<Room>,
     pub(super) by_name: HashMap<RoomName, usize>,
     pub(super) subscribers: Slab<Subscriber>,
@@ -118,16 +115,16 @@ pub(super) struct State {
     pub(super) live: bool,
     pub(super) beats: Heartbeats,
     now: u32,
-    serial: u32,
+    pub(super) serial: u32,
     blocked: Vec<Handle>,
-    dark: Vec<Handle>,
-    joining: VecDeque<(RoomName, u32)>,
+    pub(super) dark: Vec<Handle>,
+    pub(super) joining: VecDeque<(RoomName, u32)>,
     lingering: VecDeque<(usize, u32, u32)>,
     pub(super) leaving: Leaving,
     /// Traced events that are being written.
     pub(super) fan_outs: Vec<Writing>,
     /// Of the streams that are counted by address. Empty where none are.
-    places: HashMap<u32, Place>,
+    pub(super) places: HashMap<u32, Place>,
 }
 
 impl State {
@@ -183,118 +180,6 @@ impl State {
         }
     }
 
-    /// Takes over a socket. Its head leaves at once, `stream.open` as soon as there is something
-    /// true to say.
-    pub(super) fn adopt(&mut self, subscription: Subscription) {
-        let mut socket = mio::net::TcpStream::from_std(subscription.socket);
-        let key = self.subscribers.vacant_key();
-        // Fails only when the kernel is out of memory for watches: the client comes back.
-        if let Err(error) = self.registry.register(
-            &mut socket,
-            Token(key),
-            Interest::READABLE | Interest::WRITABLE,
-        ) {
-            tracing::error!(%error, "a stream could not be registered and was closed");
-            return;
-        }
-        self.serial = self.serial.wrapping_add(1);
-        let handle = (key as u32, self.serial);
-        let mut subscriber =
-            Subscriber::new(socket, handle, subscription.framing, subscription.head);
-        subscriber.heartbeat_events = subscription.heartbeat_events;
-        Counters::bump(&self.counters.streams_opened, 1);
-        let refused = subscription.refused.map(Closed::Limit);
-        if let Some(why) = refused.or_else(|| self.refusal(&subscription.room)) {
-            // Before its client hears of it, and perhaps comes back at once.
-            drop(subscription.place);
-            self.note_refused(&subscriber, &subscription.room, subscription.client, why);
-            self.refuse(subscriber, why);
-            return;
-        }
-        if let Some(place) = subscription.place {
-            self.places.insert(handle.0, place);
-        }
-        self.note_age(handle);
-        let room_key = self.enter_room(&subscription.room);
-        let room = &mut self.rooms[room_key];
-        subscriber.room = room_key as u32;
-        subscriber.index = room.members.len() as u32;
-        subscriber.offset = room.log.end();
-        room.members.push(key as u32);
-        let mut catch_up = CatchUp::new(subscription.position);
-        catch_up.trace = subscription.trace;
-        subscriber.adrift = catch_up.presented.is_none();
-        subscriber.catch_up = Some(Box::new(catch_up));
-        self.subscribers.insert(subscriber);
-        self.count_open();
-        self.classes.opened(self.rooms[room_key].class);
-        self.note_opened(key, subscription.client);
-        self.open_at_once(key);
-        self.resolve(key);
-        self.flush(key);
-    }
-
-    fn enter_room(&mut self, name: &RoomName) -> usize {
-        if let Some(&key) = self.by_name.get(name) {
-            self.rooms[key].vacancy = self.rooms[key].vacancy.wrapping_add(1);
-            return key;
-        }
-        let key = self
-            .rooms
-            .insert(Room::new(name.clone(), self.classes.of(name)));
-        self.by_name.insert(name.clone(), key);
-        self.joining.push_back((name.clone(), self.now));
-        self.upstream.subscribe(self.shard, name);
-        Counters::bump(&self.counters.rooms, 1);
-        key
-    }
-
-    fn count_open(&self) {
-        let open = self.subscribers.len() as u64;
-        self.counters
-            .streams_open
-            .store(open, std::sync::atomic::Ordering::Relaxed);
-    }
-
-    /// A client that resumes is told its own position back before anything else; a new one, while
-    /// the broker is away, that there is none.
-    fn open_at_once(&mut self, key: usize) {
-        let subscriber = &mut self.subscribers[key];
-        let Some(catch_up) = &subscriber.catch_up else {
-            return;
-        };
-        let id = match catch_up.want {
-            Position::After(id) => Some(id),
-            Position::Malformed(_) => None,
-            _ if self.live => return,
-            _ => None,
-        };
-        self.send_open(key, id);
-    }
-
-    /// Adds `stream.open` to the outbox, once.
-    pub(super) fn send_open(&mut self, key: usize, id: Option<protocol::EventId>) {
-        let subscriber = &mut self.subscribers[key];
-        if subscriber.opened {
-            return;
-        }
-        subscriber.opened = true;
-        let id = id.filter(|_| self.live);
-        if !self.live {
-            subscriber.dark = true;
-            self.dark.push((key as u32, subscriber.serial));
-        }
-        let room = &self.rooms[subscriber.room as usize].name;
-        subscriber.push_control(
-            Control::Open {
-                room,
-                id,
-                live: self.live,
-            },
-            &*self.encoder,
-        );
-    }
-
     /// A message of the broker.
     pub(super) fn supply(&mut self, supply: Supply) {
         match supply {
@@ -337,33 +222,6 @@ impl State {
             next: room.again.is_some(),
             fan_out,
         }));
-    }
-
-    /// Tells those who were opened without a live node. One that is behind is told at a later tick:
-    /// the id must not run ahead of what it has.
-    fn tell_live(&mut self) {
-        let waiting = std::mem::take(&mut self.dark);
-        for (key, serial) in waiting {
-            let Some(subscriber) = self
-                .subscribers
-                .get_mut(key as usize)
-                .filter(|s| s.serial == serial && s.dark)
-            else {
-                continue;
-            };
-            let room = &self.rooms[subscriber.room as usize];
-            let settled = subscriber.is_clear()
-                && subscriber.catch_up.is_none()
-                && subscriber.offset == room.log.end();
-            if !settled {
-                self.dark.push((key, serial));
-                continue;
-            }
-            subscriber.dark = false;
-            let id = subscriber.adrift.then(|| room.log.head());
-            subscriber.push_control(Control::Live { id }, &*self.encoder);
-            self.flush(key as usize);
-        }
     }
 
     /// Readiness of a stream's socket.
@@ -455,6 +313,9 @@ impl State {
         if self.now.is_multiple_of(10) {
             self.retry();
         }
+        if self.now.is_multiple_of(FORGET_TICKS) {
+            self.forget_gone();
+        }
         self.retire();
         self.drain_some();
         self.keep_to_memory();
@@ -521,33 +382,6 @@ impl State {
                 self.rooms.len() as u64,
                 std::sync::atomic::Ordering::Relaxed,
             );
-        }
-    }
-
-    fn open_impatient(&mut self) {
-        while let Some((name, since)) = self.joining.front() {
-            let room = self.by_name.get(name).map(|&key| &self.rooms[key]);
-            let joined = room.is_none_or(|room| room.joined);
-            if !joined && self.now.wrapping_sub(*since) < OPEN_PATIENCE_TICKS {
-                break;
-            }
-            let waiting = room
-                .filter(|_| !joined)
-                .map(|room| room.waiting.clone())
-                .unwrap_or_default();
-            self.joining.pop_front();
-            let live = std::mem::replace(&mut self.live, false);
-            for (key, serial) in waiting {
-                if self
-                    .subscribers
-                    .get(key as usize)
-                    .is_some_and(|s| s.serial == serial)
-                {
-                    self.send_open(key as usize, None);
-                    self.flush(key as usize);
-                }
-            }
-            self.live = live;
         }
     }
 

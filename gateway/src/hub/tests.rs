@@ -533,3 +533,20 @@ proptest! {
         world.check();
     }
 }
+
+/// While the broker is away, clients that come and go leave nothing behind.
+#[test]
+fn those_who_went_while_they_waited_are_forgotten() {
+    let mut world = World::new(1 << 20);
+    world.state.supply(Supply::Live(false));
+    for _ in 0..5 {
+        world.join(0, Framing::Chunked);
+        world.clients.clear();
+        while world.state.room_subscribers(&world.room) > 0 {
+            world.turn();
+        }
+    }
+    world.join(0, Framing::Chunked);
+    world.state.forget_gone();
+    assert_eq!(world.state.dark.len(), 1);
+}

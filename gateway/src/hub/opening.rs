@@ -1,0 +1,197 @@
+//! A subscriber comes: its head leaves, it enters its room, and is told where it is.
+
+use mio::{Interest, Token};
+use protocol::RoomName;
+
+use super::node::Counters;
+use super::room::Room;
+use super::state::{Closed, State};
+use super::subscriber::{CatchUp, Handle, Subscriber};
+use super::{Control, Position, Subscription};
+
+/// How long a new stream may wait for the broker before it is opened without a position.
+const OPEN_PATIENCE_TICKS: u32 = 20;
+
+impl State {
+    /// Takes over a socket. Its head leaves at once, `stream.open` as soon as there is something
+    /// true to say.
+    pub(super) fn adopt(&mut self, subscription: Subscription) {
+        let mut socket = mio::net::TcpStream::from_std(subscription.socket);
+        let key = self.subscribers.vacant_key();
+        // Fails only when the kernel is out of memory for watches: the client comes back.
+        if let Err(error) = self.registry.register(
+            &mut socket,
+            Token(key),
+            Interest::READABLE | Interest::WRITABLE,
+        ) {
+            tracing::error!(%error, "a stream could not be registered and was closed");
+            return;
+        }
+        self.serial = self.serial.wrapping_add(1);
+        let handle = (key as u32, self.serial);
+        let mut subscriber =
+            Subscriber::new(socket, handle, subscription.framing, subscription.head);
+        subscriber.heartbeat_events = subscription.heartbeat_events;
+        Counters::bump(&self.counters.streams_opened, 1);
+        let refused = subscription.refused.map(Closed::Limit);
+        if let Some(why) = refused.or_else(|| self.refusal(&subscription.room)) {
+            // Before its client hears of it, and perhaps comes back at once.
+            drop(subscription.place);
+            self.note_refused(&subscriber, &subscription.room, subscription.client, why);
+            self.refuse(subscriber, why);
+            return;
+        }
+        if let Some(place) = subscription.place {
+            self.places.insert(handle.0, place);
+        }
+        self.note_age(handle);
+        let room_key = self.enter_room(&subscription.room);
+        let room = &mut self.rooms[room_key];
+        subscriber.room = room_key as u32;
+        subscriber.index = room.members.len() as u32;
+        subscriber.offset = room.log.end();
+        room.members.push(key as u32);
+        let mut catch_up = CatchUp::new(subscription.position);
+        catch_up.trace = subscription.trace;
+        subscriber.adrift = catch_up.presented.is_none();
+        subscriber.catch_up = Some(Box::new(catch_up));
+        self.subscribers.insert(subscriber);
+        self.count_open();
+        self.classes.opened(self.rooms[room_key].class);
+        self.note_opened(key, subscription.client);
+        self.open_at_once(key);
+        self.resolve(key);
+        self.flush(key);
+    }
+
+    fn enter_room(&mut self, name: &RoomName) -> usize {
+        if let Some(&key) = self.by_name.get(name) {
+            self.rooms[key].vacancy = self.rooms[key].vacancy.wrapping_add(1);
+            return key;
+        }
+        let key = self
+            .rooms
+            .insert(Room::new(name.clone(), self.classes.of(name)));
+        self.by_name.insert(name.clone(), key);
+        self.joining.push_back((name.clone(), self.now()));
+        self.upstream.subscribe(self.shard, name);
+        Counters::bump(&self.counters.rooms, 1);
+        key
+    }
+
+    pub(super) fn count_open(&self) {
+        let open = self.subscribers.len() as u64;
+        self.counters
+            .streams_open
+            .store(open, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// A client that resumes is told its own position back before anything else; a new one, while
+    /// the broker is away, that there is none.
+    fn open_at_once(&mut self, key: usize) {
+        let subscriber = &mut self.subscribers[key];
+        let Some(catch_up) = &subscriber.catch_up else {
+            return;
+        };
+        let id = match catch_up.want {
+            Position::After(id) => Some(id),
+            Position::Malformed(_) => None,
+            _ if self.live => return,
+            _ => None,
+        };
+        self.send_open(key, id);
+    }
+
+    /// Adds `stream.open` to the outbox, once.
+    pub(super) fn send_open(&mut self, key: usize, id: Option<protocol::EventId>) {
+        let subscriber = &mut self.subscribers[key];
+        if subscriber.opened {
+            return;
+        }
+        subscriber.opened = true;
+        let id = id.filter(|_| self.live);
+        if !self.live {
+            subscriber.dark = true;
+            self.dark.push((key as u32, subscriber.serial));
+        }
+        let room = &self.rooms[subscriber.room as usize].name;
+        subscriber.push_control(
+            Control::Open {
+                room,
+                id,
+                live: self.live,
+            },
+            &*self.encoder,
+        );
+    }
+
+    /// Tells those who were opened without a live node. One that is behind is told at a later tick:
+    /// the id must not run ahead of what it has.
+    pub(super) fn tell_live(&mut self) {
+        let waiting = std::mem::take(&mut self.dark);
+        for (key, serial) in waiting {
+            let Some(subscriber) = self
+                .subscribers
+                .get_mut(key as usize)
+                .filter(|s| s.serial == serial && s.dark)
+            else {
+                continue;
+            };
+            let room = &self.rooms[subscriber.room as usize];
+            let settled = subscriber.is_clear()
+                && subscriber.catch_up.is_none()
+                && subscriber.offset == room.log.end();
+            if !settled {
+                self.dark.push((key, serial));
+                continue;
+            }
+            subscriber.dark = false;
+            let id = subscriber.adrift.then(|| room.log.head());
+            subscriber.push_control(Control::Live { id }, &*self.encoder);
+            self.flush(key as usize);
+        }
+    }
+
+    pub(super) fn open_impatient(&mut self) {
+        while let Some((name, since)) = self.joining.front() {
+            let room = self.by_name.get(name).map(|&key| &self.rooms[key]);
+            let joined = room.is_none_or(|room| room.joined);
+            if !joined && self.now().wrapping_sub(*since) < OPEN_PATIENCE_TICKS {
+                break;
+            }
+            let waiting = room
+                .filter(|_| !joined)
+                .map(|room| room.waiting.clone())
+                .unwrap_or_default();
+            self.joining.pop_front();
+            let live = std::mem::replace(&mut self.live, false);
+            for (key, serial) in waiting {
+                if self
+                    .subscribers
+                    .get(key as usize)
+                    .is_some_and(|s| s.serial == serial)
+                {
+                    self.send_open(key as usize, None);
+                    self.flush(key as usize);
+                }
+            }
+            self.live = live;
+        }
+    }
+
+    /// Those who have gone are taken off the lists of those who wait: while the broker is away, what they wait for may
+    /// be long in coming, and clients come and go.
+    pub(super) fn forget_gone(&mut self) {
+        let subscribers = &self.subscribers;
+        let is_here = |&(key, serial): &Handle| {
+            let subscriber = subscribers.get(key as usize);
+            subscriber.is_some_and(|subscriber| subscriber.serial == serial)
+        };
+        self.dark.retain(is_here);
+        for (_, room) in &mut self.rooms {
+            room.waiting.retain(is_here);
+            room.reader.forget(is_here);
+        }
+        self.leaving.forget(subscribers.len(), is_here);
+    }
+}

@@ -38,7 +38,7 @@ pub struct Published {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BrokerError {
     /// The broker does not answer: retry later, with the same idempotency key.
-    #[error("the broker is away: {0}")]
+    #[error("the broker cannot serve now: {0}")]
     Away(String),
     /// The event or the room is at fault: do not retry.
     #[error("{0}")]

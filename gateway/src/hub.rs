@@ -203,7 +203,7 @@ pub trait Upstream: Send + Sync + 'static {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum HistoryError {
     /// The broker does not answer now: try again later.
-    #[error("the broker is away: {0}")]
+    #[error("the broker cannot serve now: {0}")]
     Away(String),
     /// The key holds something that is not a stream.
     #[error("the key of this room holds another type, not a stream: rename or delete it")]

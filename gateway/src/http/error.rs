@@ -114,7 +114,7 @@ impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Self {
         match error {
             BrokerError::Away(reason) => Self::away(format!(
-                "the event was not confirmed, because the broker is away ({reason}): send it again with the same Idempotency-Key"
+                "the event was not confirmed, because the broker cannot serve now ({reason}): send it again with the same Idempotency-Key"
             )),
             BrokerError::Refused(sentence) => Self::bad(sentence),
             BrokerError::WrongType => Self::new(StatusCode::CONFLICT, error.to_string()),

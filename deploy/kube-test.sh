@@ -22,6 +22,7 @@
 #                cluster does not know are left out.
 #   KEEP         1 leaves the namespace for a look
 #   REQUIRED     1 fails where there is no cluster, in place of saying so
+# With pipefail, nothing that stops reading early (head, grep -q) may end a pipe: its writer would fail, now and then.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -108,7 +109,7 @@ metric() {
 streams_at_least() { [ "$(metric sse_gateway_streams_open)" -ge "$1" ]; }
 
 room() { kubectl get --raw "/api/v1/namespaces/$ns/services/$name:http/proxy/rooms/$1"; }
-room_has() { room "$1" | grep -q "\"length\":$2[,}]"; }
+room_has() { room "$1" | grep "\"length\":$2[,}]" >/dev/null; }
 
 # A Job that runs a program of the image once: run_job NAME VARIABLE=KEY PROGRAM ARGUMENT..., with a key of the release's
 # Secret in a variable.
@@ -465,7 +466,7 @@ until_true 60 "there are not three gateways again" settled 3
 # Killed a second after it was told to stop, with its streams open: it has no time to close them.
 kill_one() {
   local victim
-  victim=$(gateways | head -n 1)
+  victim=$(gateways | sed -n 1p)
   k delete "$victim" --now >/dev/null
   until_true 60 "the killed gateway has no successor" settled 3
 }
@@ -507,7 +508,7 @@ under_load drain 75 3 2 drain
 ok "the budget refused $refused evictions until a successor was ready"
 
 # 5. Uninstall leaves the volume claim, and says so.
-"$HELM" get notes "$release" --namespace "$ns" | grep -q "delete pvc data-$name-redis-0" || fail "the notes do not name the claim"
+"$HELM" get notes "$release" --namespace "$ns" | grep "delete pvc data-$name-redis-0" >/dev/null || fail "the notes do not name the claim"
 "$HELM" uninstall "$release" --namespace "$ns" --wait --timeout 3m >/dev/null
 only_the_claim() {
   everything >"$work/after"

@@ -15,7 +15,7 @@ use percent_encoding::percent_decode_str;
 use protocol::RoomName;
 
 use crate::broker::Broker;
-use crate::drain::Lifecycle;
+use crate::drain::{Lifecycle, Phase};
 use crate::hub::{Limit, Node, ShardHandle};
 use crate::reload::Live;
 use crate::trace::{self, Traces};
@@ -211,6 +211,10 @@ where
     headers
         .entry(header::VARY)
         .or_insert(HeaderValue::from_static("Accept, Origin"));
+    // Who keeps connections, a publisher or a proxy, goes elsewhere before this one is cut.
+    if site.lifecycle.phase() > Phase::Running {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Ok(caller) = caller {
         headers.extend(caller.headers());
     }

@@ -232,3 +232,28 @@ async fn a_node_without_streams_waits_for_nothing() {
     gateway.signal("TERM");
     assert_eq!(gateway.wait_exit().await, Some(0));
 }
+
+/// A request on a kept connection could otherwise meet the end of the node, and its sender not know whether it counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn kept_connections_end_with_the_next_answer_once_the_node_is_told_to_stop() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let setup = Setup::memory().set("drain.delay", "10m");
+    let gateway = setup.set("drain.grace", "11m").start().await;
+    let mut kept = tokio::net::TcpStream::connect(gateway.address)
+        .await
+        .unwrap();
+    let request = b"POST /rooms/a/events HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi";
+    kept.write_all(request).await.unwrap();
+    let mut first = Vec::new();
+    while !first.ends_with(b"}") {
+        assert_ne!(kept.read_buf(&mut first).await.unwrap(), 0);
+    }
+    gateway.signal("TERM");
+    eventually!(!gateway.is_ready().await);
+    kept.write_all(request).await.unwrap();
+    let mut last = String::new();
+    let end = tokio::time::timeout(crate::support::DEADLINE, kept.read_to_string(&mut last));
+    end.await.expect("the connection ends").unwrap();
+    assert!(last.starts_with("HTTP/1.1 201 "), "{last}");
+    assert!(last.contains("\r\nConnection: close\r\n"), "{last}");
+}

@@ -21,5 +21,6 @@ mod opening;
 mod operations;
 mod publish;
 mod resume;
+mod servers;
 mod slow;
 mod traces;

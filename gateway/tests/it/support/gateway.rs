@@ -47,7 +47,12 @@ impl Setup {
 
     /// With Redis at this address; publishing over HTTP needs [`PUBLISH_KEY`].
     pub fn redis_at(address: SocketAddr) -> Self {
-        let mut setup = Self::memory().arguments(&["--redis", &format!("redis://{address}")]);
+        Self::redis_by(&format!("redis://{address}"))
+    }
+
+    /// The same with an URL.
+    pub fn redis_by(url: &str) -> Self {
+        let mut setup = Self::memory().arguments(&["--redis", url]);
         setup = setup.arguments(&["--publish-key", PUBLISH_KEY]);
         setup.secured = true;
         // Faults are found sooner than by default, because tests wait for it.

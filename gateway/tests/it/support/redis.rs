@@ -24,6 +24,8 @@ pub struct RedisServer {
     pub address: SocketAddr,
     directory: TempDir,
     persistence: Persistence,
+    arguments: Vec<String>,
+    login: String,
     child: Option<Child>,
 }
 
@@ -39,6 +41,15 @@ impl RedisServer {
         server
     }
 
+    /// With settings of its own; `login` is what stands before the host in this machine's own URL, such as `:password@`.
+    pub async fn start_as(arguments: &[&str], login: &str) -> Self {
+        let mut server = Self::prepare(Persistence::None);
+        server.arguments = arguments.iter().map(|&text| text.to_owned()).collect();
+        login.clone_into(&mut server.login);
+        server.up().await;
+        server
+    }
+
     /// Has an address, but does not run yet.
     pub fn prepare(persistence: Persistence) -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -46,6 +57,8 @@ impl RedisServer {
             address: port::free(),
             directory,
             persistence,
+            arguments: Vec::new(),
+            login: String::new(),
             child: None,
         }
     }
@@ -76,6 +89,7 @@ impl RedisServer {
             ])
             .arg("--dir")
             .arg(self.directory.path())
+            .args(&self.arguments)
             .stdout(Stdio::from(log.try_clone().unwrap()))
             .stderr(Stdio::from(log))
             .spawn()
@@ -126,7 +140,7 @@ impl RedisServer {
     }
 
     pub fn url(&self) -> String {
-        format!("redis://{}", self.address)
+        format!("redis://{}{}", self.login, self.address)
     }
 
     pub async fn connection(&self) -> redis::RedisResult<MultiplexedConnection> {

@@ -398,7 +398,7 @@ async fn while_redis_is_away_streams_stay_and_new_ones_are_told() {
         .await;
     assert_eq!(answer.status, 503, "{}", answer.text());
     let sentence = answer.error();
-    assert!(sentence.contains("away"), "{sentence}");
+    assert!(sentence.contains("cannot serve now"), "{sentence}");
     let beats = old.seen().comments;
     eventually!(old.seen().comments > beats, "heartbeats go on");
 

@@ -182,7 +182,7 @@ where
     let mut route = Route::Other;
     let span = site
         .traces
-        .request(&parts.method, publish::traceparent(&parts.headers));
+        .request(&parts.method, || publish::traceparent(&parts.headers));
     let outcome = match &caller {
         Ok(caller) => {
             let work = dispatch(site, &parts, body, caller, &mut route);

@@ -6,7 +6,7 @@
 //! Invariant: where nothing is recorded nothing is made: no allocation, no clock.
 
 use http::{Method, StatusCode};
-use opentelemetry::trace::{SpanKind, Status, TraceContextExt, Tracer};
+use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::SdkTracer;
 use protocol::TraceParent;
@@ -57,8 +57,12 @@ impl Traces {
 
     /// A request came in. `None` unless it is recorded.
     #[must_use]
-    pub fn request(&self, method: &Method, parent: Option<TraceParent>) -> Option<Context> {
-        let parent = || parent.map_or_else(Context::new, otlp::remote);
+    pub fn request(
+        &self,
+        method: &Method,
+        parent: impl FnOnce() -> Option<TraceParent>,
+    ) -> Option<Context> {
+        let parent = || parent().map_or_else(Context::new, otlp::remote);
         let method = known(method);
         let context = self.start(method.unwrap_or("HTTP"), SpanKind::Server, parent)?;
         let method = KeyValue::new("http.request.method", method.unwrap_or("_OTHER"));
@@ -68,7 +72,7 @@ impl Traces {
 
     /// Something is asked of another server, on behalf of the work at hand. `None` unless that is recorded.
     #[must_use]
-    pub fn call(&self, name: &str) -> Option<Context> {
+    pub fn call(&self, name: &'static str) -> Option<Context> {
         self.0.as_ref()?;
         is_recorded().then_some(())?;
         self.start(name, SpanKind::Client, Context::current)
@@ -76,16 +80,15 @@ impl Traces {
 
     fn start(
         &self,
-        name: &str,
+        name: &'static str,
         kind: SpanKind,
         parent: impl FnOnce() -> Context,
     ) -> Option<Context> {
         let tracer = self.0.as_ref()?;
         let parent = parent();
-        let builder = tracer.span_builder(name.to_owned()).with_kind(kind);
-        let context = parent.with_span(tracer.build_with_context(builder, &parent));
-        let recorded = context.span().is_recording();
-        recorded.then_some(context)
+        let builder = tracer.span_builder(name).with_kind(kind);
+        let span = tracer.build_with_context(builder, &parent);
+        span.is_recording().then(|| parent.with_span(span))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Traces: a span for each event, from being read to being published, where the environment names a collector
 //! (`protocol::otlp`). Without one, an event carries the trace that `TRACEPARENT` names.
 
-use opentelemetry::trace::{SpanKind, Status, TraceContextExt, Tracer};
+use opentelemetry::trace::{Span, SpanKind, Status, TraceContextExt, Tracer};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::SdkTracer;
 use protocol::otlp::{self, Otlp, Service};
@@ -53,14 +53,15 @@ impl Traces {
     /// For an event of this room.
     pub fn event(&self, room: &RoomName) -> Trace {
         let parent = self.parent;
-        let span = self.tracer.as_ref().map(|tracer| {
+        let recorded = self.tracer.as_ref().and_then(|tracer| {
             let parent = parent.map_or_else(Context::new, otlp::remote);
             let builder = tracer
                 .span_builder(format!("publish {room}"))
                 .with_kind(SpanKind::Producer);
-            parent.with_span(tracer.build_with_context(builder, &parent))
+            let span = tracer.build_with_context(builder, &parent);
+            span.is_recording().then(|| parent.with_span(span))
         });
-        match span.filter(|span| span.span().is_recording()) {
+        match recorded {
             Some(span) => {
                 let room = KeyValue::new("messaging.destination.name", room.to_string());
                 span.span().set_attributes([

@@ -14,37 +14,48 @@ const OTHER: &str = "other";
 
 /// The configured classes. The first whose pattern fits is a room's.
 #[derive(Debug, Clone, Default)]
-pub struct RoomClasses(Arc<[(String, String)]>);
+pub struct RoomClasses {
+    names: Arc<[String]>,
+    /// Each with its class's place among the names.
+    patterns: Arc<[(usize, String)]>,
+}
 
 impl RoomClasses {
     /// Classes by name and pattern, in which `*` stands for anything.
     #[must_use]
     pub fn new(classes: impl IntoIterator<Item = (String, String)>) -> Self {
-        Self(classes.into_iter().collect())
+        let mut names: Vec<String> = Vec::new();
+        let mut place = |name: String| {
+            let known = names.iter().position(|known| *known == name);
+            known.unwrap_or_else(|| {
+                names.push(name);
+                names.len() - 1
+            })
+        };
+        let mut patterns: Vec<(usize, String)> = classes
+            .into_iter()
+            .map(|(name, pattern)| (place(name), pattern))
+            .collect();
+        if !patterns.is_empty() {
+            patterns.push((place(OTHER.to_owned()), "*".to_owned()));
+        }
+        Self {
+            names: names.into(),
+            patterns: patterns.into(),
+        }
     }
 
     /// Their names, with that of the rest; none where none are configured.
     #[must_use]
-    pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = Vec::new();
-        for (name, _) in self.0.iter() {
-            if !names.contains(name) {
-                names.push(name.clone());
-            }
-        }
-        if !names.is_empty() && !names.iter().any(|name| name == OTHER) {
-            names.push(OTHER.to_owned());
-        }
-        names
+    pub fn names(&self) -> &Arc<[String]> {
+        &self.names
     }
 
     /// The place among the names.
     fn of(&self, room: &RoomName) -> usize {
-        let mut classes = self.0.iter();
-        let found = classes.find(|(_, pattern)| fits(pattern, room.as_str()));
-        let name = found.map_or(OTHER, |(name, _)| name);
-        let names = self.names();
-        names.iter().position(|known| known == name).unwrap_or(0)
+        let mut patterns = self.patterns.iter();
+        let found = patterns.find(|(_, pattern)| fits(pattern, room.as_str()));
+        found.map_or(0, |(class, _)| *class)
     }
 }
 
@@ -111,9 +122,6 @@ impl Classes {
     }
 
     pub(super) fn of(&self, room: &RoomName) -> usize {
-        if self.counts.is_empty() {
-            return 0;
-        }
         self.known.of(room)
     }
 
@@ -179,7 +187,7 @@ mod tests {
             pair("chat", "lobby"),
             pair("talk", "chat:vip"),
         ]);
-        assert_eq!(classes.names(), ["chat", "stock", "talk", "other"]);
+        assert_eq!(classes.names()[..], ["chat", "stock", "talk", "other"]);
         let of = |room: &str| classes.of(&RoomName::parse(room).unwrap());
         assert_eq!(
             (of("chat:vip"), of("stock-1"), of("lobby"), of("x")),

@@ -9,7 +9,7 @@ use super::log::RoomLog;
 use super::node::Counters;
 use super::state::{Closed, State, ticks};
 use super::subscriber::{Handle, Subscriber, Work};
-use super::{Control, Limit};
+use super::{Control, Encoder, HubConfig, Limit};
 
 /// The part of a stream's age that is drawn by lot, so that streams that came together do not go together: one
 /// in so many.
@@ -63,11 +63,7 @@ impl State {
         if let Closed::Limit(limit) = why {
             Counters::bump(self.counters.refused(limit), 1);
         }
-        let reason = why.label();
-        subscriber.push_control(Control::Close { reason }, &*self.encoder);
-        if !self.config.unclean_close && !subscriber.identity() {
-            subscriber.push_raw(LAST_CHUNK);
-        }
+        farewell(&mut subscriber, why, &*self.encoder, &self.config);
         // What the socket does not take at once is lost: the client comes back all the same.
         let log = RoomLog::new(Default::default());
         subscriber.offset = log.end();
@@ -138,14 +134,19 @@ impl State {
         let subscriber = &mut self.subscribers[key];
         // A blocked one comes back with its last id all the same.
         if subscriber.is_clear() {
-            let reason = why.label();
-            subscriber.push_control(Control::Close { reason }, &*self.encoder);
-            if !self.config.unclean_close && !subscriber.identity() {
-                subscriber.push_raw(LAST_CHUNK);
-            }
+            farewell(subscriber, why, &*self.encoder, &self.config);
             self.flush(key);
         }
         self.close(key, why);
+    }
+}
+
+/// The last that a stream is told.
+fn farewell(subscriber: &mut Subscriber, why: Closed, encoder: &dyn Encoder, config: &HubConfig) {
+    let reason = why.label();
+    subscriber.push_control(Control::Close { reason }, encoder);
+    if !config.unclean_close && !subscriber.identity() {
+        subscriber.push_raw(LAST_CHUNK);
     }
 }
 

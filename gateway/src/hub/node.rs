@@ -195,7 +195,7 @@ impl Node {
             sides: Arc::new((0..shards).map(side).collect()),
             times,
             addresses: Addresses::default(),
-            class_names: classes.names().into(),
+            class_names: classes.names().clone(),
         }
     }
 

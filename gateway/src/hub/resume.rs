@@ -120,6 +120,7 @@ impl State {
     pub(super) fn place(&mut self, key: usize, offset: u64, end: u64, seen: EventId) {
         let subscriber = &mut self.subscribers[key];
         let catch_up = subscriber.catch_up.as_ref();
+        let trace = catch_up.and_then(|catch_up| catch_up.trace.as_ref());
         if let Some(began) = catch_up.and_then(|catch_up| catch_up.began) {
             self.times.subscribed(began.elapsed());
         }
@@ -128,14 +129,14 @@ impl State {
             let rest = log.stored_after(log.seen_at(offset).0.max(seen));
             Counters::bump(self.counters.resumes(source), 1);
             self.sizes.resumed(replayed + rest);
-            if let Some(trace) = catch_up.and_then(|catch_up| catch_up.trace.as_ref()) {
+            if let Some(trace) = trace {
                 trace.span().set_attributes([
                     KeyValue::new("sse.resume.source", source.label()),
                     KeyValue::new("sse.resume.events", (replayed + rest) as i64),
                 ]);
             }
         }
-        if let Some(trace) = catch_up.and_then(|catch_up| catch_up.trace.as_ref()) {
+        if let Some(trace) = trace {
             trace.span().end();
         }
         subscriber.place(offset, end, seen);

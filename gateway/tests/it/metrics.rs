@@ -121,6 +121,10 @@ async fn rooms_are_told_apart_by_class_where_classes_are_configured() {
     gateway.publish("chat:a", "chat", "hi").await;
     gateway.publish("lobby", "chat", "hi").await;
     gateway.publish("else", "chat", "hi").await;
+    // Each is counted once it has arrived, in whichever shard.
+    for at in [0, 1, 2, 4] {
+        clients[at].wait_events(1).await;
+    }
     drop(clients.pop());
     let series = |name: &str, class: &str| format!("class_{name}{{class=\"{class}\"}}");
     // The two streams of one room may be on two shards: each of them has the event.

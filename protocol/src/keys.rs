@@ -77,6 +77,39 @@ impl Keys {
     pub fn probe(&self, node: &str) -> String {
         format!("{}probe:{node}", self.prefix)
     }
+
+    /// The same in a cluster, where a channel belongs to one primary: numbered, so that each
+    /// primary has one.
+    #[must_use]
+    pub fn shard_probe(&self, node: &str, number: u32) -> String {
+        format!("{}probe:{node}:{number}", self.prefix)
+    }
+}
+
+/// Hash slots of a Redis Cluster.
+pub const SLOTS: u16 = 16_384;
+
+/// The hash slot of a key or a shard channel (Redis Cluster specification, "Key distribution
+/// model"): CRC-16/XMODEM of the key, or of the part between its first braces.
+#[must_use]
+pub fn slot(key: &[u8]) -> u16 {
+    let tag = key.iter().position(|&byte| byte == b'{').and_then(|open| {
+        let rest = &key[open + 1..];
+        let close = rest.iter().position(|&byte| byte == b'}')?;
+        (close > 0).then(|| &rest[..close])
+    });
+    let mut crc = 0u16;
+    for &byte in tag.unwrap_or(key) {
+        crc ^= u16::from(byte) << 8;
+        for _ in 0..8 {
+            let carry = crc & 0x8000 != 0;
+            crc <<= 1;
+            if carry {
+                crc ^= 0x1021;
+            }
+        }
+    }
+    crc % SLOTS
 }
 
 #[cfg(test)]
@@ -90,6 +123,21 @@ mod tests {
         assert_eq!(with_notifications("KEA"), None);
         assert_eq!(with_notifications("AE").as_deref(), Some("AEK"));
         assert_eq!(with_notifications("xKet"), None);
+    }
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        // As `CLUSTER KEYSLOT` answers.
+        for (key, expected) in [
+            ("", 0),
+            ("foo", 12182),
+            ("123456789", 12739),
+            ("{foo}.a", 12182),
+            ("{}foo", 9500),
+            ("{sse:room:a}:once:k", slot(b"sse:room:a")),
+        ] {
+            assert_eq!(slot(key.as_bytes()), expected, "{key}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What every sse-gateway program agrees on: room names, event ids, events and their limits,
 //! Redis key and channel names, the bytes on a channel, the publish function, and event-stream
-//! bytes in both directions. Knows neither tokio nor a Redis client.
+//! bytes in both directions. Knows neither tokio nor a Redis client, but for `servers`, which the programs that connect to
+//! Redis turn on.
 
 pub mod envelope;
 pub mod event;
@@ -10,6 +11,8 @@ pub mod keys;
 pub mod otlp;
 pub mod publish;
 pub mod room;
+#[cfg(feature = "servers")]
+pub mod servers;
 pub mod sse;
 pub mod trace;
 

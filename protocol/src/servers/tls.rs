@@ -1,0 +1,80 @@
+//! Certificates and keys in files.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use redis::ClientTlsConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::{ServersError, read};
+
+/// Where they are; PEM.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Files {
+    pub(super) ca: Option<PathBuf>,
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+}
+
+impl Files {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ca.is_none() && self.cert.is_none() && self.key.is_none()
+    }
+
+    /// The certificates that servers must be signed by; `None` for the system's.
+    pub(super) fn roots(&self) -> Result<Option<Vec<u8>>, ServersError> {
+        self.ca.as_deref().map(read).transpose()
+    }
+
+    /// The client's certificate and key.
+    pub(super) fn client(&self) -> Result<Option<ClientTlsConfig>, ServersError> {
+        match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => Ok(Some(ClientTlsConfig {
+                client_cert: read(cert)?,
+                client_key: read(key)?,
+            })),
+            _ => Ok(None),
+        }
+    }
+
+    /// All of it for rustls.
+    pub(super) fn config(&self) -> Result<ClientConfig, ServersError> {
+        let bad = |what: &str, error: &dyn std::fmt::Display| {
+            ServersError(format!("{what} cannot be used: {error}"))
+        };
+        let mut roots = RootCertStore::empty();
+        match self.roots()? {
+            Some(pem) => {
+                for certificate in CertificateDer::pem_slice_iter(&pem) {
+                    let certificate =
+                        certificate.map_err(|error| bad("the CA certificate", &error))?;
+                    roots
+                        .add(certificate)
+                        .map_err(|error| bad("the CA certificate", &error))?;
+                }
+            }
+            None => {
+                let found = rustls_native_certs::load_native_certs();
+                roots.add_parsable_certificates(found.certs);
+            }
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| bad("TLS", &error))?
+            .with_root_certificates(roots);
+        let Some(client) = self.client()? else {
+            return Ok(config.with_no_client_auth());
+        };
+        let chain = CertificateDer::pem_slice_iter(&client.client_cert)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| bad("the client certificate", &error))?;
+        let key = PrivateKeyDer::from_pem_slice(&client.client_key)
+            .map_err(|error| bad("the client's key", &error))?;
+        config
+            .with_client_auth_cert(chain, key)
+            .map_err(|error| bad("the client certificate", &error))
+    }
+}

@@ -385,7 +385,7 @@ fn broker(
         return Ok(MemoryBroker::start(memory, inlets, traces.clone()));
     }
     let redis = RedisConfig {
-        url: redis.url.clone(),
+        servers: Arc::new(redis.servers().context("redis.url cannot be used")?),
         prefix: redis.prefix.clone(),
         node: config.node.clone(),
         pool_size: redis.pool_size,
@@ -410,15 +410,11 @@ fn broker(
 
 /// For the log: where events come from, without user and password.
 fn broker_name(config: &Config) -> String {
-    let url = url::Url::parse(&config.redis.url).ok();
-    match url.as_ref().and_then(url::Url::host_str) {
-        Some(host) => {
-            let port = url.as_ref().and_then(url::Url::port).unwrap_or(6379);
-            format!("Redis at {host}:{port}")
-        }
-        None if config.redis.url.is_empty() => "memory".to_owned(),
-        None => "Redis at a local socket".to_owned(),
+    if config.redis.url.is_empty() {
+        return "memory".to_owned();
     }
+    let servers = config.redis.servers();
+    servers.map_or_else(|error| error.to_string(), |servers| servers.to_string())
 }
 
 fn hub_config(config: &Config, shards: usize) -> HubConfig {

@@ -72,6 +72,8 @@ pub struct BrokerStatus {
     pub was_live: bool,
     /// One sentence each: what is wrong or degraded now.
     pub reasons: Vec<String>,
+    /// One sentence for each server: what it is, and what was chosen because of it.
+    pub servers: Vec<String>,
 }
 
 /// A broker: everything the gateway needs behind one trait. Subscribing and history come with

@@ -3,8 +3,10 @@
 //! environment and flags.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use protocol::servers::{Servers, ServersConfig, ServersError};
 use serde::{Deserialize, Serialize};
 
 mod load;
@@ -170,6 +172,20 @@ pub enum LogFormat {
 pub struct Redis {
     /// Empty: no Redis, the memory broker. A secret, as it may hold a password.
     pub url: String,
+    /// Holds the password of the URL's user; empty for none.
+    pub password_file: String,
+    /// Signs the certificates of the servers; empty for the system's.
+    pub ca_file: String,
+    /// Certificate that is shown to the servers; empty for none.
+    pub cert_file: String,
+    /// Its key.
+    pub key_file: String,
+    /// ACL user of the sentinels; empty for none.
+    pub sentinel_user: String,
+    /// Password of the sentinels; empty for none. A secret.
+    pub sentinel_password: String,
+    /// Holds the password of the sentinels; empty for none.
+    pub sentinel_password_file: String,
     /// Before every key and channel.
     pub prefix: String,
     /// Connections for commands.
@@ -323,6 +339,27 @@ impl Config {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             shards => shards,
         }
+    }
+}
+
+impl Redis {
+    /// Where Redis is; for a URL that is not empty.
+    ///
+    /// # Errors
+    /// It cannot be understood; the message holds no secret.
+    pub fn servers(&self) -> Result<Servers, ServersError> {
+        let text = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let file = |name: &String| text(name).map(PathBuf::from);
+        Servers::new(&ServersConfig {
+            url: self.url.clone(),
+            password_file: file(&self.password_file),
+            ca_file: file(&self.ca_file),
+            cert_file: file(&self.cert_file),
+            key_file: file(&self.key_file),
+            sentinel_user: text(&self.sentinel_user),
+            sentinel_password: text(&self.sentinel_password),
+            sentinel_password_file: file(&self.sentinel_password_file),
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 //! short-lived ones can be replaced while the programs run.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use redis::{
@@ -227,6 +228,19 @@ impl Servers {
     /// The password file cannot be read.
     pub fn login(&self) -> Result<(Option<String>, Option<String>), ServersError> {
         Ok((self.login.user.clone(), self.login.password()?))
+    }
+
+    /// Stands for the password and the certificates of now: another number, other secrets.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn secrets(&self) -> Result<u64, ServersError> {
+        let mut hasher = DefaultHasher::new();
+        let tls = self.tls.iter().flat_map(tls::Files::all);
+        for file in tls.chain(&self.login.file) {
+            read(file)?.hash(&mut hasher);
+        }
+        Ok(hasher.finish())
     }
 
     /// What a TLS client needs; `None` for connections without TLS. Blocks for files.

@@ -359,6 +359,7 @@ impl Broker for MemoryBroker {
 
     fn status(&self) -> BrokerStatus {
         BrokerStatus {
+            servers: Vec::new(),
             live: true,
             was_live: true,
             reasons: Vec::new(),

@@ -1,24 +1,28 @@
 //! The Redis broker: one thread beside the shards that holds the subscriptions, keeps every room
 //! in order and carries the commands.
 //!
-//! `driver` is that thread's loop; `link` is the connection with the subscriptions and
-//! `resp` its parser; `commands` carries everything else over a small pool; `reads`,
-//! `publish` and `library` say which commands. Order and continuity are decided in
+//! `driver` is that thread's loop; `link` is a connection with subscriptions, one to each primary that
+//! has rooms of this node, and `resp` its parser; `commands` carries everything else over small
+//! pools; `topology` knows which server is the primary of what; `reads`, `publish` and `library`
+//! say which commands. Order and continuity are decided in
 //! [`super::sequencer`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use protocol::keys::slot;
+use protocol::servers::Servers;
 use protocol::{EventError, EventId, Keys, RoomName};
-use redis::{ConnectionInfo, IntoConnectionInfo, Value};
+use redis::Value;
 use tokio::sync::mpsc;
 
-use self::commands::{CommandQueue, Commands};
+use self::commands::{Commands, To};
 use self::flights::Flights;
 use self::reads::{Info, ReadError};
 use self::skips::Skips;
 use self::status::Status;
+use self::topology::Topology;
 use super::{Broker, BrokerError, BrokerStatus, NewEvent, Published, RoomInfo};
 use crate::hub::{History, HistoryError, HistoryQuery, Inlets, ShardId, Upstream};
 use crate::trace::Traces;
@@ -26,6 +30,7 @@ use crate::trace::Traces;
 mod commands;
 mod driver;
 mod flights;
+mod identity;
 mod library;
 mod link;
 mod metrics;
@@ -35,6 +40,7 @@ mod resp;
 mod rooms;
 mod skips;
 mod status;
+mod topology;
 mod upkeep;
 
 use metrics::Purpose;
@@ -43,8 +49,8 @@ pub use metrics::RedisMetrics;
 /// How to reach and use Redis.
 #[derive(Debug, Clone)]
 pub struct RedisConfig {
-    /// `redis://user:password@host:port/db`, or `redis+unix:///path`.
-    pub url: String,
+    /// Where Redis is, and how to log in.
+    pub servers: Arc<Servers>,
     /// Goes before every key and channel.
     pub prefix: String,
     /// This node's name; unique among the nodes of one Redis.
@@ -86,9 +92,8 @@ pub struct Retention {
 #[derive(Debug)]
 struct Shared {
     config: RedisConfig,
-    info: ConnectionInfo,
     keys: Keys,
-    database: i64,
+    topology: Arc<Topology>,
     commands: Commands,
     metrics: Arc<RedisMetrics>,
     traces: Traces,
@@ -97,6 +102,29 @@ struct Shared {
 }
 
 impl Shared {
+    /// Channels are shard channels.
+    fn is_sharded(&self) -> bool {
+        self.config.servers.is_cluster()
+    }
+
+    /// What reaches subscribers of a room's channel.
+    fn publish_command(&self) -> &'static str {
+        if self.is_sharded() {
+            "SPUBLISH"
+        } else {
+            "PUBLISH"
+        }
+    }
+
+    /// The primary of a key.
+    fn at(&self, key: &str) -> To {
+        To::Slot(if self.is_sharded() {
+            slot(key.as_bytes())
+        } else {
+            0
+        })
+    }
+
     /// Counts a stored entry that cannot be delivered, once however often it is read.
     fn skipped(&self, room: &RoomName, id: EventId, error: &EventError) {
         self.skips.entry(room, id, error, &self.metrics);
@@ -122,22 +150,29 @@ impl RedisBroker {
     /// Starts the broker's thread. Redis need not be there: the thread keeps trying.
     ///
     /// # Errors
-    /// The URL is not one, or the thread cannot be started.
+    /// The thread cannot be started.
     pub fn start(
         config: RedisConfig,
         inlets: Inlets,
         metrics: RedisMetrics,
         traces: Traces,
     ) -> anyhow::Result<Arc<Self>> {
-        let info = config.url.as_str().into_connection_info()?;
-        let settings = redis::io::tcp::TcpSettings::default().set_nodelay(true);
-        let info = info.set_tcp_settings(settings);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let metrics = Arc::new(metrics);
-        let (commands, queue) = Commands::queue(metrics.clone(), traces.clone());
+        let (found, layouts) = mpsc::unbounded_channel();
+        let topology = Arc::new(Topology::new(config.servers.clone(), found));
+        let commands = Commands::new(
+            config.clone(),
+            topology.clone(),
+            runtime.handle().clone(),
+            metrics.clone(),
+            traces.clone(),
+        );
         let shared = Arc::new(Shared {
             keys: Keys::new(&config.prefix),
-            database: info.redis_settings().db(),
-            info,
+            topology,
             commands,
             metrics,
             traces,
@@ -147,32 +182,25 @@ impl RedisBroker {
         });
         let (requests, inbox) = mpsc::unbounded_channel();
         let for_thread = shared.clone();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let run = async move {
+            let (topology, patience) = (
+                for_thread.topology.clone(),
+                for_thread.config.connect_timeout,
+            );
+            tokio::spawn(topology.watch(patience));
+            driver::Driver::new(for_thread, inlets)
+                .run(inbox, layouts)
+                .await;
+        };
         std::thread::Builder::new()
             .name("redis".into())
-            .spawn(move || runtime.block_on(run(for_thread, queue, inlets, inbox)))?;
+            .spawn(move || runtime.block_on(run))?;
         Ok(Arc::new(Self {
             shared,
             flights: Flights::default(),
             requests,
         }))
     }
-}
-
-async fn run(
-    shared: Arc<Shared>,
-    queue: CommandQueue,
-    inlets: Inlets,
-    inbox: mpsc::UnboundedReceiver<Request>,
-) {
-    let started = Commands::start(shared.info.clone(), &shared.config, &shared.metrics, queue);
-    if let Err(error) = started {
-        tracing::error!(%error, "the Redis connections could not be set up");
-        return;
-    }
-    driver::Driver::new(shared, inlets).run(inbox).await;
 }
 
 impl Upstream for RedisBroker {
@@ -229,10 +257,20 @@ async fn room_info(shared: &Shared, room: &RoomName) -> Result<RoomInfo, BrokerE
     let mut info = redis::cmd("XINFO");
     info.arg("STREAM").arg(&key);
     let mut subscribed = redis::cmd("PUBSUB");
-    subscribed.arg("NUMSUB").arg(&key);
+    let numsub = if shared.is_sharded() {
+        "SHARDNUMSUB"
+    } else {
+        "NUMSUB"
+    };
+    subscribed.arg(numsub).arg(&key);
     let mut answers = shared
         .commands
-        .run(Purpose::Info, vec![info, subscribed], true)
+        .run(
+            &shared.at(&key),
+            Purpose::Info,
+            vec![info, subscribed],
+            true,
+        )
         .await?
         .into_iter();
     let found = match answers.next().unwrap_or(Value::Nil) {

@@ -142,6 +142,12 @@ impl Sequencer {
         self.reading != Reading::No
     }
 
+    /// Whether it is joined and subscribed, and nothing is being read.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.head.is_some() && self.connected && !self.is_reading()
+    }
+
     /// Whether [`Sequencer::settle`] has to be called when messages have had a moment to arrive.
     #[must_use]
     pub fn is_unsettled(&self) -> bool {

@@ -12,6 +12,9 @@ const HIDDEN: &str = "***";
 pub fn print(config: &Config) -> String {
     let mut shown = config.clone();
     shown.redis.url = hide_password(&shown.redis.url);
+    if !shown.redis.sentinel_password.is_empty() {
+        HIDDEN.clone_into(&mut shown.redis.sentinel_password);
+    }
     for key in &mut shown.publish.keys {
         HIDDEN.clone_into(key);
     }
@@ -22,6 +25,23 @@ pub fn print(config: &Config) -> String {
 pub(super) fn hide_password(text: &str) -> String {
     if text.is_empty() {
         return String::new();
+    }
+    // Several hosts are no URL in the eyes of the standard.
+    if let Some((scheme, rest)) = text.split_once("://")
+        && matches!(
+            scheme,
+            "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster"
+        )
+    {
+        return match rest.rsplit_once('@') {
+            None => text.to_owned(),
+            Some((login, hosts)) => {
+                let user = login.split(':').next().unwrap_or_default();
+                let colon = if login.contains(':') { ":" } else { "" };
+                let secret = if colon.is_empty() { "" } else { HIDDEN };
+                format!("{scheme}://{user}{colon}{secret}@{hosts}")
+            }
+        };
     }
     let Ok(mut url) = url::Url::parse(text) else {
         return HIDDEN.to_owned();

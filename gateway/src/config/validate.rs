@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use protocol::RoomName;
-use redis::IntoConnectionInfo;
 
 use super::values::format_duration;
 use super::{Config, ConfigError, Network};
@@ -173,15 +172,9 @@ fn link(config: &Config) -> Result<(), ConfigError> {
     if url.is_empty() {
         return Ok(());
     }
-    url.into_connection_info().map(drop).map_err(|error| {
+    config.redis.servers().map(drop).map_err(|error| {
         let shown = super::print::hide_password(url);
-        let detail = error
-            .detail()
-            .map(|detail| format!(" ({detail})"))
-            .unwrap_or_default();
-        ConfigError::Rule(format!(
-            "redis.url `{shown}` is not a URL such as redis://127.0.0.1:6379/0{detail}"
-        ))
+        ConfigError::Rule(format!("redis.url `{shown}` cannot be used: {error}"))
     })
 }
 

@@ -176,7 +176,7 @@ fn readiness(broker: &BrokerStatus, phase: Phase, strict: bool) -> Response<Answ
     };
     error::json(
         code,
-        &json!({ "ready": ready, "status": status, "reasons": reasons }),
+        &json!({ "ready": ready, "status": status, "reasons": reasons, "servers": broker.servers }),
     )
 }
 
@@ -186,6 +186,7 @@ mod tests {
 
     fn status(live: bool, was_live: bool, phase: Phase, strict: bool) -> (u16, String) {
         let broker = BrokerStatus {
+            servers: Vec::new(),
             live,
             was_live,
             reasons: Vec::new(),

@@ -23,6 +23,10 @@ impl Files {
         self.ca.is_none() && self.cert.is_none() && self.key.is_none()
     }
 
+    pub(super) fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        [&self.ca, &self.cert, &self.key].into_iter().flatten()
+    }
+
     /// The certificates that servers must be signed by; `None` for the system's.
     pub(super) fn roots(&self) -> Result<Option<Vec<u8>>, ServersError> {
         self.ca.as_deref().map(read).transpose()

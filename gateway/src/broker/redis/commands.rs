@@ -1,114 +1,104 @@
-//! Commands and their answers: a few workers take what is queued, send it as one pipeline on one
-//! connection, and hand the answers back.
-//!
-//! Invariant: a worker keeps its connection over batches until it fails or was idle, because a
-//! checkout costs a round trip.
+//! Commands and their answers: which server they go to, and where they go on when a slot has
+//! moved.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime, Timeouts};
+use futures_util::future::join_all;
 use opentelemetry::{Context, KeyValue};
-use redis::aio::ConnectionLike;
-use redis::{Arg, AsyncConnectionConfig, Cmd, ConnectionInfo, Pipeline, ServerError, Value};
-use tokio::sync::{Mutex, mpsc, oneshot};
+use parking_lot::Mutex;
+use protocol::servers::{Address, redirection};
+use redis::{Arg, Cmd, Value};
 
+use super::topology::Topology;
 use super::{Purpose, RedisConfig, RedisMetrics};
 use crate::trace::{self, Traces};
 
-/// Jobs that one pipeline carries at most.
-const BATCH: usize = 128;
-/// Jobs that wait at most; then callers wait.
-const QUEUE: usize = 1024;
-/// A connection that was idle for longer is checked before it is used again.
-const IDLE: Duration = Duration::from_secs(1);
+mod lane;
+mod refusal;
+
+use lane::Lane;
+pub(super) use refusal::{Refusal, check, text};
+
+/// Servers that one request is sent to at most, one after the other.
+const HOPS: usize = 5;
+/// Before a request is sent again to a server that cannot serve a slot in motion.
+const IN_MOTION: Duration = Duration::from_millis(20);
 
 /// The server could not be asked, or did not answer; one clause that says why.
 #[derive(Debug, Clone)]
 pub(super) struct Away(pub(super) String);
 
-struct Job {
-    purpose: Purpose,
-    commands: Vec<Cmd>,
-    repeatable: bool,
-    reply: oneshot::Sender<Result<Vec<Value>, Away>>,
+/// Where a request goes.
+#[derive(Debug, Clone)]
+pub(super) enum To {
+    /// The primary of a slot, wherever it moves.
+    Slot(u16),
+    /// This server.
+    Server(Address),
 }
 
-/// The way to the workers; cheap to clone.
+/// The way to all servers; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Commands {
-    jobs: mpsc::Sender<Job>,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    config: RedisConfig,
+    topology: Arc<Topology>,
+    lanes: Mutex<HashMap<Address, Lane>>,
+    runtime: tokio::runtime::Handle,
     metrics: Arc<RedisMetrics>,
     traces: Traces,
 }
 
-impl Commands {
-    /// Starts the workers on the current runtime.
-    pub(super) fn start(
-        info: ConnectionInfo,
-        config: &RedisConfig,
-        metrics: &Arc<RedisMetrics>,
-        queue: CommandQueue,
-    ) -> anyhow::Result<()> {
-        let connection = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(config.connect_timeout))
-            .set_response_timeout(Some(config.response_timeout));
-        let manager = Manager::new_with_config(info, connection)?;
-        let workers = config.pool_size.max(1);
-        let pool = Pool::builder(manager)
-            .max_size(workers)
-            .timeouts(Timeouts {
-                wait: Some(config.response_timeout),
-                create: Some(config.connect_timeout),
-                recycle: Some(config.response_timeout),
-            })
-            .runtime(Runtime::Tokio1)
-            .build()?;
-        let jobs = Arc::new(Mutex::new(queue.jobs));
-        for _ in 0..workers {
-            let worker = Worker {
-                pool: pool.clone(),
-                held: None,
-                used: Instant::now(),
-                metrics: metrics.clone(),
-            };
-            tokio::spawn(worker.run(jobs.clone()));
-        }
-        Ok(())
-    }
+/// What a server says instead of an answer.
+enum Redirect {
+    Moved(u16, Address),
+    Ask(Address),
+    Again,
+}
 
-    /// The two ends of the queue, before there is a runtime.
-    pub(super) fn queue(metrics: Arc<RedisMetrics>, traces: Traces) -> (Self, CommandQueue) {
-        let (sender, jobs) = mpsc::channel(QUEUE);
-        let commands = Self {
-            jobs: sender,
+impl Commands {
+    /// Opens nothing; workers are started on `runtime`.
+    pub(super) fn new(
+        config: RedisConfig,
+        topology: Arc<Topology>,
+        runtime: tokio::runtime::Handle,
+        metrics: Arc<RedisMetrics>,
+        traces: Traces,
+    ) -> Self {
+        let inner = Inner {
+            config,
+            topology,
+            lanes: Mutex::default(),
+            runtime,
             metrics,
             traces,
         };
-        (commands, CommandQueue { jobs })
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Sends commands and gives one value for each; a refusal is a [`Value::ServerError`].
-    /// `repeatable` commands are sent again once if the connection fails under them.
+    /// `repeatable` commands are sent again once if the connection fails under them. Those that a
+    /// cluster redirects are sent again in any case, because none of them was executed.
     pub(super) async fn run(
         &self,
+        to: &To,
         purpose: Purpose,
         commands: Vec<Cmd>,
         repeatable: bool,
     ) -> Result<Vec<Value>, Away> {
         let began = Instant::now();
         let span = self.span(purpose, &commands);
-        let (reply, answer) = oneshot::channel();
-        let job = Job {
-            purpose,
-            commands,
-            repeatable,
-            reply,
-        };
-        let stopped = || Away("the gateway is stopping".into());
-        self.jobs.send(job).await.map_err(|_| stopped())?;
-        let answer = answer.await.map_err(|_| stopped())?;
-        self.metrics.ended(purpose, answer.is_ok(), began.elapsed());
+        let answer = self.follow(to, purpose, commands, repeatable).await;
+        let metrics = &self.inner.metrics;
+        metrics.ended(purpose, answer.is_ok(), began.elapsed());
         if let Some(span) = span {
             let failure = answer.as_ref().err().map(|away| away.0.as_str());
             trace::called(&span, failure);
@@ -116,9 +106,144 @@ impl Commands {
         answer
     }
 
+    /// One command.
+    pub(super) async fn one(
+        &self,
+        to: &To,
+        purpose: Purpose,
+        command: Cmd,
+        repeatable: bool,
+    ) -> Result<Value, Away> {
+        let values = self.run(to, purpose, vec![command], repeatable).await?;
+        values.into_iter().next().ok_or_else(lane::missing)
+    }
+
+    /// Sends repeatable commands for many slots at once, each server its part, and gives what
+    /// became of each in the order of `parts`.
+    pub(super) async fn run_each(
+        &self,
+        purpose: Purpose,
+        parts: Vec<(u16, Vec<Cmd>)>,
+    ) -> Vec<Result<Vec<Value>, Away>> {
+        let mut outcomes: Vec<Result<Vec<Value>, Away>> =
+            parts.iter().map(|_| Err(lane::missing())).collect();
+        let mut by_server: HashMap<Address, Vec<usize>> = HashMap::new();
+        for (at, (slot, _)) in parts.iter().enumerate() {
+            match self.server_of(&To::Slot(*slot)) {
+                Ok(address) => by_server.entry(address).or_default().push(at),
+                Err(away) => outcomes[at] = Err(away),
+            }
+        }
+        let asked = by_server.into_iter().map(|(address, members)| {
+            let commands: Vec<Cmd> = members
+                .iter()
+                .flat_map(|&at| parts[at].1.iter().cloned())
+                .collect();
+            async move {
+                let lane = self.lane(&address);
+                (address, members, lane.ask(purpose, commands, true).await)
+            }
+        });
+        let mut astray = Vec::new();
+        for (address, members, answer) in join_all(asked).await {
+            let mut values = answer.map(Vec::into_iter);
+            for at in members {
+                let (slot, commands) = &parts[at];
+                outcomes[at] = match &mut values {
+                    Ok(values) => Ok(values.by_ref().take(commands.len()).collect()),
+                    Err(away) => Err(away.clone()),
+                };
+                if let Ok(values) = &outcomes[at]
+                    && redirect(&address, values).is_some()
+                {
+                    astray.push((at, *slot));
+                }
+            }
+        }
+        for (at, slot) in astray {
+            let commands = parts[at].1.clone();
+            outcomes[at] = self.follow(&To::Slot(slot), purpose, commands, true).await;
+        }
+        outcomes
+    }
+
+    async fn follow(
+        &self,
+        to: &To,
+        purpose: Purpose,
+        commands: Vec<Cmd>,
+        repeatable: bool,
+    ) -> Result<Vec<Value>, Away> {
+        let topology = &self.inner.topology;
+        let mut address = self.server_of(to)?;
+        let mut asking = false;
+        for _ in 0..HOPS {
+            let mut batch = commands.clone();
+            if asking {
+                // Holds for the next command; for a whole transaction if that is MULTI.
+                batch.insert(0, redis::cmd("ASKING"));
+            }
+            let lane = self.lane(&address);
+            let mut values = match lane.ask(purpose, batch, repeatable).await {
+                Ok(values) => values,
+                Err(away) => {
+                    topology.doubt();
+                    return Err(away);
+                }
+            };
+            if asking && !values.is_empty() {
+                values.remove(0);
+            }
+            if values.iter().any(is_demoted) {
+                topology.doubt();
+            }
+            if matches!(to, To::Server(_)) {
+                return Ok(values);
+            }
+            match redirect(&address, &values) {
+                None => return Ok(values),
+                Some(Redirect::Moved(slot, there)) => {
+                    topology.moved(slot, &there);
+                    (address, asking) = (there, false);
+                }
+                Some(Redirect::Ask(there)) => (address, asking) = (there, true),
+                Some(Redirect::Again) => tokio::time::sleep(IN_MOTION).await,
+            }
+        }
+        topology.doubt();
+        let lost = "the servers of the cluster send each other requests for this room";
+        Err(Away(lost.into()))
+    }
+
+    fn server_of(&self, to: &To) -> Result<Address, Away> {
+        match to {
+            To::Slot(slot) => self.inner.topology.primary_of(*slot),
+            To::Server(address) => Ok(address.clone()),
+        }
+    }
+
+    fn lane(&self, address: &Address) -> Lane {
+        let inner = &self.inner;
+        let mut lanes = inner.lanes.lock();
+        if let Some(lane) = lanes.get(address) {
+            return lane.clone();
+        }
+        let lane = Lane::start(address, &inner.config, &inner.metrics, &inner.runtime);
+        lanes.insert(address.clone(), lane.clone());
+        lane
+    }
+
+    /// Forgets servers that serve nothing any more.
+    pub(super) fn keep(&self, is_kept: impl Fn(&Address) -> bool) {
+        self.inner
+            .lanes
+            .lock()
+            .retain(|address, _| is_kept(address));
+    }
+
     /// A span for commands that are sent on behalf of something that is recorded.
     fn span(&self, purpose: Purpose, commands: &[Cmd]) -> Option<Context> {
-        let span = self.traces.call(purpose.label())?;
+        let span = self.inner.traces.call(purpose.label())?;
         let words: Vec<_> = commands.iter().filter_map(word).collect();
         trace::note_in(
             &span,
@@ -129,181 +254,35 @@ impl Commands {
         );
         Some(span)
     }
+}
 
-    /// One command.
-    pub(super) async fn one(
-        &self,
-        purpose: Purpose,
-        command: Cmd,
-        repeatable: bool,
-    ) -> Result<Value, Away> {
-        let values = self.run(purpose, vec![command], repeatable).await?;
-        values.into_iter().next().ok_or_else(missing)
-    }
+/// The first word of the answers that says to go elsewhere. Whatever else is among them was not
+/// executed: all commands of a request are for the same slot.
+fn redirect(asked: &Address, values: &[Value]) -> Option<Redirect> {
+    values.iter().find_map(|value| {
+        let Value::ServerError(error) = value else {
+            return None;
+        };
+        let there = || redirection(asked, error.details().unwrap_or_default());
+        match error.code() {
+            "MOVED" => there().map(|(slot, there)| Redirect::Moved(slot, there)),
+            "ASK" => there().map(|(_, there)| Redirect::Ask(there)),
+            "TRYAGAIN" => Some(Redirect::Again),
+            _ => None,
+        }
+    })
+}
+
+/// The server is not the primary (any more), or not part of a whole cluster.
+fn is_demoted(value: &Value) -> bool {
+    let codes = ["READONLY", "CLUSTERDOWN", "MASTERDOWN"];
+    matches!(value, Value::ServerError(error) if codes.contains(&error.code()))
 }
 
 /// The name of a command; never an argument.
 fn word(command: &Cmd) -> Option<String> {
     match command.args_iter().next()? {
         Arg::Simple(word) => Some(String::from_utf8_lossy(word).into_owned()),
-        _ => None,
-    }
-}
-
-fn missing() -> Away {
-    Away("an answer is missing".into())
-}
-
-/// The workers' end of the queue.
-pub(super) struct CommandQueue {
-    jobs: mpsc::Receiver<Job>,
-}
-
-struct Worker {
-    pool: Pool,
-    held: Option<Connection>,
-    used: Instant,
-    metrics: Arc<RedisMetrics>,
-}
-
-impl Worker {
-    async fn run(mut self, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) {
-        let mut batch = Vec::with_capacity(BATCH);
-        loop {
-            if jobs.lock().await.recv_many(&mut batch, BATCH).await == 0 {
-                return;
-            }
-            batch.retain(|job| !job.reply.is_closed());
-            if self.used.elapsed() > IDLE {
-                self.held = None;
-            }
-            self.batch(&mut batch).await;
-            self.used = Instant::now();
-        }
-    }
-
-    async fn batch(&mut self, batch: &mut Vec<Job>) {
-        if batch.is_empty() {
-            return;
-        }
-        let mut outcome = self.attempt(batch).await;
-        if let Err(Failure::InFlight(reason)) = &outcome {
-            let (again, lost): (Vec<Job>, Vec<Job>) =
-                batch.drain(..).partition(|job| job.repeatable);
-            for job in lost {
-                let _ = job.reply.send(Err(Away(reason.clone())));
-            }
-            *batch = again;
-            if batch.is_empty() {
-                return;
-            }
-            outcome = self.attempt(batch).await;
-        }
-        match outcome {
-            Ok(values) => {
-                let mut values = values.into_iter();
-                for job in batch.drain(..) {
-                    let count = job.commands.len();
-                    let answer: Vec<Value> = values.by_ref().take(count).collect();
-                    let whole = answer.len() == count;
-                    let _ = job
-                        .reply
-                        .send(if whole { Ok(answer) } else { Err(missing()) });
-                }
-            }
-            Err(Failure::NotSent(reason) | Failure::InFlight(reason)) => {
-                for job in batch.drain(..) {
-                    let _ = job.reply.send(Err(Away(reason.clone())));
-                }
-            }
-        }
-    }
-
-    async fn attempt(&mut self, batch: &[Job]) -> Result<Vec<Value>, Failure> {
-        if self.held.is_none() {
-            let connection = self.pool.get().await;
-            self.held = Some(connection.map_err(|error| Failure::NotSent(plain(&error)))?);
-        }
-        let Some(connection) = &mut self.held else {
-            return Err(Failure::NotSent("no connection".into()));
-        };
-        let mut pipeline = Pipeline::new();
-        for job in batch {
-            for command in &job.commands {
-                pipeline.add_command(command.clone());
-            }
-            self.metrics.sent(job.purpose, job.commands.len());
-        }
-        let count = pipeline.len();
-        match connection.req_packed_commands(&pipeline, 0, count).await {
-            Ok(values) => Ok(values),
-            Err(error) => {
-                // Not back to the pool: answers may still be on their way.
-                drop(self.held.take().map(Connection::take));
-                Err(Failure::InFlight(error.to_string()))
-            }
-        }
-    }
-}
-
-/// What the server or the network said, without the pool's words around it.
-fn plain(error: &PoolError) -> String {
-    match error {
-        PoolError::Backend(error) => error.to_string(),
-        PoolError::Timeout(_) => "it does not answer in time".into(),
-        error => error.to_string(),
-    }
-}
-
-enum Failure {
-    NotSent(String),
-    InFlight(String),
-}
-
-/// Whose fault a refusal is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// The key holds another type.
-    WrongType,
-    /// The publish function's own words.
-    Sse(String),
-    /// The function or script is not there.
-    Unknown,
-    /// The server does not have this command, or its use is not allowed.
-    Forbidden(String),
-    /// Anything else: the server cannot serve this now.
-    Other(String),
-}
-
-/// Sorts a refusal by what follows from it.
-pub(super) fn refusal(error: &ServerError) -> Refusal {
-    let detail = error.details().unwrap_or_default();
-    let text = || format!("{} {detail}", error.code());
-    match error.code() {
-        "WRONGTYPE" => Refusal::WrongType,
-        "NOSCRIPT" => Refusal::Unknown,
-        "NOPERM" => Refusal::Forbidden(text()),
-        "ERR" if detail.starts_with("sse: ") => Refusal::Sse(detail["sse: ".len()..].to_owned()),
-        "ERR" if detail.starts_with("Function not found") => Refusal::Unknown,
-        "ERR" if detail.starts_with("unknown command") => Refusal::Forbidden(text()),
-        _ => Refusal::Other(text()),
-    }
-}
-
-/// `Value`, or the refusal that stands in its place.
-pub(super) fn check(value: Value) -> Result<Value, Refusal> {
-    match value {
-        Value::ServerError(error) => Err(refusal(&error)),
-        value => Ok(value),
-    }
-}
-
-/// The bytes of a string answer.
-pub(super) fn text(value: &Value) -> Option<&[u8]> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        Value::SimpleString(text) => Some(text.as_bytes()),
-        Value::Okay => Some(b"OK"),
         _ => None,
     }
 }

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::library::Notifications;
 use super::link::Link;
 use super::reads::ReadError;
-use super::rooms::{Handle, Rooms};
+use super::rooms::{Handle, Rooms, ServerId};
+use super::topology::Found;
 use super::upkeep::{self, Probed, Suspect};
 use super::{Request, Shared};
 use crate::broker::BrokerError;
@@ -24,6 +25,11 @@ use crate::hub::Inlets;
 mod background;
 mod connection;
 mod rooms;
+mod servers;
+mod verification;
+
+use servers::Server;
+use verification::Passes;
 
 /// How long the rest of a signal's buffer may take.
 const SETTLE: Duration = Duration::from_millis(1);
@@ -40,34 +46,24 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 
 /// What something that ran beside the loop came back with.
 enum Done {
-    Linked(Result<Link, String>),
+    Linked(ServerId, Result<Link, String>),
     Read(Handle, Result<Tail, ReadError>),
-    Verified(Vec<Suspect>),
-    Notifications(Result<Notifications, BrokerError>),
-    Probed(Probed),
-}
-
-/// What has to have happened before events are said to flow.
-#[derive(Debug, Default)]
-struct Ready {
-    probe: bool,
-    library: bool,
-    flags: bool,
+    Verified(verification::Reason, Vec<Suspect>),
+    Notifications(ServerId, Result<Notifications, BrokerError>),
+    Probed(ServerId, Probed),
+    Identified(ServerId, Option<String>),
 }
 
 /// When what is due.
 struct Timers {
-    connect: Option<Instant>,
     settle: Option<Instant>,
     retry: Option<Instant>,
-    probe: Instant,
-    verify: Instant,
-    flags: Instant,
     trim: Instant,
 }
 
 enum Woke {
-    Link(std::io::Result<()>),
+    Link(ServerId, std::io::Result<()>),
+    Layout(Found),
     Request(Option<Request>),
     Done(Done),
     Timer,
@@ -83,23 +79,14 @@ pub(super) struct Driver {
     shared: Arc<Shared>,
     inlets: Inlets,
     rooms: Rooms,
-    link: Option<Link>,
-    backoff: Duration,
+    servers: Vec<Server>,
+    last_server: ServerId,
+    /// Which link is looked at first: each in turn, so that none starves the others.
+    turn: usize,
     live: bool,
     /// Of this process; another node of the same name uses another.
     nonce: String,
-    probe_channel: Vec<u8>,
-    /// When a probe came back, or the link was made.
-    probe_seen: Instant,
-    /// When the last one left.
-    probe_sent: Instant,
-    is_probing: bool,
-    /// Since the link was made: a probe came back, the function and the flags were looked at.
-    ready: Ready,
-    /// Rooms that wait for their verification; `None` while no pass is under way.
-    verifying: Option<VecDeque<usize>>,
-    is_polling: bool,
-    signals_seen: bool,
+    passes: Passes,
     dirty: Vec<usize>,
     unsettled: Vec<usize>,
     reads: VecDeque<(Handle, Read)>,
@@ -116,22 +103,15 @@ impl Driver {
     pub(super) fn new(shared: Arc<Shared>, inlets: Inlets) -> Self {
         let (done, results) = mpsc::unbounded_channel();
         let now = Instant::now();
-        let config = &shared.config;
-        Self {
+        let mut driver = Self {
             inlets,
             rooms: Rooms::default(),
-            link: None,
-            backoff: BACKOFF.0,
+            servers: Vec::new(),
+            last_server: 0,
+            turn: 0,
             live: false,
             nonce: format!("{:016x}", fastrand::u64(..)),
-            probe_channel: shared.keys.probe(&config.node).into_bytes(),
-            probe_seen: now,
-            probe_sent: now,
-            is_probing: false,
-            ready: Ready::default(),
-            verifying: None,
-            is_polling: false,
-            signals_seen: false,
+            passes: Passes::new(now, &shared.config),
             dirty: Vec::new(),
             unsettled: Vec::new(),
             reads: VecDeque::new(),
@@ -140,48 +120,51 @@ impl Driver {
             plain: Vec::new(),
             outputs: Vec::new(),
             timers: Timers {
-                connect: Some(now),
                 settle: None,
                 retry: None,
-                probe: now + config.probe_interval,
-                verify: now + config.verify_interval,
-                flags: now + config.verify_interval,
                 trim: now + TRIM,
             },
             done,
             results: Some(results),
             shared,
+        };
+        if let Some(layout) = driver.shared.topology.layout() {
+            driver.arrange(&layout);
         }
+        driver
     }
 
     /// Runs until nobody can ask for anything any more.
-    pub(super) async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Request>) {
+    pub(super) async fn run(
+        mut self,
+        mut inbox: mpsc::UnboundedReceiver<Request>,
+        mut layouts: mpsc::UnboundedReceiver<Found>,
+    ) {
         let Some(mut results) = self.results.take() else {
             return;
         };
         loop {
             let due = self.next_timer();
-            let link = &mut self.link;
-            let progress = async {
-                match link {
-                    Some(link) => link.progress().await,
-                    None => std::future::pending().await,
-                }
-            };
+            self.turn = self.turn.wrapping_add(1);
+            let progress = servers::progress(&mut self.servers, self.turn);
             // In this order: what has arrived is looked at before a timer takes it for missing.
             let woke = tokio::select! {
                 biased;
-                result = progress => Woke::Link(result),
+                (server, result) = progress => Woke::Link(server, result),
                 Some(done) = results.recv() => Woke::Done(done),
+                Some(found) = layouts.recv() => Woke::Layout(found),
                 request = inbox.recv() => Woke::Request(request),
                 () = tokio::time::sleep_until(due) => Woke::Timer,
             };
             match woke {
-                Woke::Link(Ok(())) => {
-                    self.pushes();
+                Woke::Link(server, Ok(())) => {
+                    self.pushes(server).await;
                     self.live_when_ready().await;
                 }
-                Woke::Link(Err(error)) => self.link_down(&error.to_string()).await,
+                Woke::Link(server, Err(error)) => {
+                    self.link_down(server, &error.to_string()).await;
+                }
+                Woke::Layout(found) => self.layout(found).await,
                 Woke::Request(Some(first)) => self.requests(first, &mut inbox).await,
                 Woke::Request(None) => return,
                 Woke::Done(done) => {
@@ -200,16 +183,13 @@ impl Driver {
     }
 
     fn next_timer(&self) -> Instant {
-        let timers = &self.timers;
-        let fixed = timers
-            .probe
-            .min(timers.verify)
-            .min(timers.flags)
-            .min(timers.trim);
-        [timers.connect, timers.settle, timers.retry]
+        let servers = self.servers.iter().flat_map(Server::next_timer);
+        [self.timers.settle, self.timers.retry]
             .into_iter()
             .flatten()
-            .fold(fixed, Instant::min)
+            .chain(servers)
+            .chain(self.passes.next_timer())
+            .fold(self.timers.trim, Instant::min)
     }
 
     fn spawn(&self, work: impl Future<Output = Done> + Send + 'static) {
@@ -222,9 +202,7 @@ impl Driver {
     async fn tick(&mut self) {
         let now = Instant::now();
         let due = |timer: &mut Option<Instant>| timer.take_if(|at| *at <= now).is_some();
-        if due(&mut self.timers.connect) {
-            self.connect();
-        }
+        self.servers_due(now).await;
         if due(&mut self.timers.settle) {
             self.settle();
         }
@@ -233,17 +211,7 @@ impl Driver {
                 self.sequence(handle, Cause::Stream, |room, out| room.retry(out));
             }
         }
-        if self.timers.probe <= now {
-            self.timers.probe = now + self.shared.config.probe_interval;
-            self.probe(now).await;
-        }
-        if self.timers.flags <= now {
-            self.timers.flags = now + self.shared.config.verify_interval;
-            self.look_at_notifications();
-        }
-        if self.timers.verify <= now {
-            self.begin_verification(now);
-        }
+        self.passes_due(now);
         if self.timers.trim <= now {
             self.timers.trim = now + TRIM;
             let (shared, rooms) = (self.shared.clone(), std::mem::take(&mut self.plain));
@@ -256,12 +224,13 @@ impl Driver {
 
     async fn done(&mut self, done: Done) {
         match done {
-            Done::Linked(Ok(link)) => self.link_up(link),
-            Done::Linked(Err(reason)) => self.link_down(&reason).await,
+            Done::Linked(server, Ok(link)) => self.link_up(server, link),
+            Done::Linked(server, Err(reason)) => self.link_down(server, &reason).await,
             Done::Read(handle, result) => self.read(handle, result),
-            Done::Verified(suspects) => self.verified(suspects),
-            Done::Notifications(result) => self.notifications(result),
-            Done::Probed(probed) => self.probed(probed),
+            Done::Verified(reason, suspects) => self.verified(reason, suspects),
+            Done::Notifications(server, result) => self.notifications(server, result),
+            Done::Probed(server, probed) => self.probed(server, probed).await,
+            Done::Identified(server, what) => self.identified(server, what),
         }
     }
 }

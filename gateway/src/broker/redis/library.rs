@@ -4,7 +4,7 @@
 use protocol::publish::{LIBRARY_VERSION, VERSION_FUNCTION_NAME, library};
 use redis::Value;
 
-use super::commands::{Refusal, check, text};
+use super::commands::{Refusal, To, check, text};
 use super::{Purpose, Shared};
 use crate::broker::BrokerError;
 
@@ -12,11 +12,16 @@ use crate::broker::BrokerError;
 ///
 /// # Errors
 /// The server refuses, or is away.
-pub(super) async fn load(shared: &Shared) -> Result<(), BrokerError> {
+pub(super) async fn load(shared: &Shared, to: &To) -> Result<(), BrokerError> {
     let mut version = redis::cmd("FCALL_RO");
     version.arg(VERSION_FUNCTION_NAME).arg(0);
-    let found = check(shared.commands.one(Purpose::Upkeep, version, true).await?);
-    put_in_place(shared, found).await
+    let found = check(
+        shared
+            .commands
+            .one(to, Purpose::Upkeep, version, true)
+            .await?,
+    );
+    put_in_place(shared, to, found).await
 }
 
 /// Acts on the answer to the question for the library's version.
@@ -25,6 +30,7 @@ pub(super) async fn load(shared: &Shared) -> Result<(), BrokerError> {
 /// The server refuses, or is away.
 pub(super) async fn put_in_place(
     shared: &Shared,
+    to: &To,
     found: Result<Value, Refusal>,
 ) -> Result<(), BrokerError> {
     match found {
@@ -34,7 +40,7 @@ pub(super) async fn put_in_place(
     }
     let mut load = redis::cmd("FUNCTION");
     load.arg("LOAD").arg("REPLACE").arg(library());
-    check(shared.commands.one(Purpose::Upkeep, load, true).await?)?;
+    check(shared.commands.one(to, Purpose::Upkeep, load, true).await?)?;
     tracing::info!(
         version = LIBRARY_VERSION,
         "the publish function was loaded into Redis"
@@ -57,11 +63,11 @@ pub(super) enum Notifications {
 ///
 /// # Errors
 /// The server is away.
-pub(super) async fn notifications(shared: &Shared) -> Result<Notifications, BrokerError> {
+pub(super) async fn notifications(shared: &Shared, to: &To) -> Result<Notifications, BrokerError> {
     const NAME: &str = "notify-keyspace-events";
     let mut get = redis::cmd("CONFIG");
     get.arg("GET").arg(NAME);
-    let current = match check(shared.commands.one(Purpose::Upkeep, get, true).await?) {
+    let current = match check(shared.commands.one(to, Purpose::Upkeep, get, true).await?) {
         Ok(Value::Array(pair)) => pair.get(1).and_then(text).map(<[u8]>::to_vec),
         Ok(Value::Map(map)) => map
             .first()
@@ -81,7 +87,7 @@ pub(super) async fn notifications(shared: &Shared) -> Result<Notifications, Brok
     }
     let mut set = redis::cmd("CONFIG");
     set.arg("SET").arg(NAME).arg(&flags);
-    match check(shared.commands.one(Purpose::Upkeep, set, true).await?) {
+    match check(shared.commands.one(to, Purpose::Upkeep, set, true).await?) {
         Ok(_) => {
             tracing::info!(
                 before = current,

@@ -1,22 +1,26 @@
 //! The connection that carries subscriptions and nothing else.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use redis::{ConnectionAddr, ConnectionInfo};
+use protocol::servers::{Address, Servers};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::resp::{self, Kind, Push, RespError};
+use super::rooms::Room;
 
 /// Channels that one `SUBSCRIBE` names at most.
 const BATCH: usize = 512;
 /// Read at once at most.
 const READ_BYTES: usize = 64 * 1024;
 
-trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
 
 /// A connection in subscribed mode.
 pub(super) struct Link {
@@ -24,6 +28,8 @@ pub(super) struct Link {
     writer: WriteHalf<Box<dyn Socket>>,
     input: BytesMut,
     output: BytesMut,
+    /// Rooms have shard channels.
+    is_sharded: bool,
 }
 
 impl std::fmt::Debug for Link {
@@ -38,28 +44,35 @@ impl Link {
     /// # Errors
     /// The server cannot be reached, does not answer in time, or refuses.
     pub(super) async fn connect(
-        info: &ConnectionInfo,
+        servers: &Servers,
+        address: &Address,
         name: &str,
         patience: Duration,
     ) -> Result<Self, String> {
-        match tokio::time::timeout(patience, Self::open(info, name)).await {
+        match tokio::time::timeout(patience, Self::open(servers, address, name)).await {
             Ok(result) => result,
             Err(_) => Err("it does not answer in time".into()),
         }
     }
 
-    async fn open(info: &ConnectionInfo, name: &str) -> Result<Self, String> {
-        let socket = dial(info.addr()).await.map_err(|error| error.to_string())?;
+    async fn open(servers: &Servers, address: &Address, name: &str) -> Result<Self, String> {
+        // Read now: both may have been replaced since the last connection.
+        let (user, password) = servers.login().map_err(|error| error.to_string())?;
+        let tls = servers.tls().map_err(|error| error.to_string())?;
+        let tls = tls.map(|config| TlsConnector::from(Arc::new(config)));
+        let socket = dial(address, tls)
+            .await
+            .map_err(|error| error.to_string())?;
         let (reader, writer) = tokio::io::split(socket);
         let mut link = Self {
             reader,
             writer,
             input: BytesMut::with_capacity(READ_BYTES),
             output: BytesMut::new(),
+            is_sharded: servers.is_cluster(),
         };
-        let settings = info.redis_settings();
-        if let Some(password) = settings.password() {
-            match settings.username() {
+        if let Some(password) = password {
+            match user {
                 Some(user) => {
                     link.command(&[b"AUTH", user.as_bytes(), password.as_bytes()]);
                 }
@@ -93,27 +106,60 @@ impl Link {
         }
     }
 
-    /// Asks for channels; each is confirmed by a push of its own.
-    pub(super) fn subscribe<'a>(&mut self, channels: impl IntoIterator<Item = &'a [u8]>) {
-        self.in_batches(b"SUBSCRIBE", channels);
+    /// Asks for one channel that is not a room's.
+    pub(super) fn subscribe(&mut self, channel: &[u8]) {
+        let word: &[u8] = if self.is_sharded {
+            b"SSUBSCRIBE"
+        } else {
+            b"SUBSCRIBE"
+        };
+        self.command(&[word, channel]);
     }
 
-    /// Gives channels up.
-    pub(super) fn unsubscribe<'a>(&mut self, channels: impl IntoIterator<Item = &'a [u8]>) {
-        self.in_batches(b"UNSUBSCRIBE", channels);
+    /// Asks for the channels of rooms; each is confirmed by a push of its own.
+    pub(super) fn join<'a>(&mut self, rooms: impl Iterator<Item = &'a Room>) {
+        self.in_batches([b"SUBSCRIBE", b"SSUBSCRIBE"], rooms);
     }
 
-    fn in_batches<'a>(&mut self, word: &'a [u8], channels: impl IntoIterator<Item = &'a [u8]>) {
-        let mut words = vec![word];
-        for channel in channels {
-            words.push(channel);
+    /// Gives the channels of rooms up.
+    pub(super) fn leave<'a>(&mut self, rooms: impl Iterator<Item = &'a Room>) {
+        self.in_batches([b"UNSUBSCRIBE", b"SUNSUBSCRIBE"], rooms);
+    }
+
+    /// The channel of a room goes last, so that its confirmation stands for both. Shard channels
+    /// go one by one: a command must not name two of different slots.
+    fn in_batches<'a>(
+        &mut self,
+        [word, shard_word]: [&'a [u8]; 2],
+        rooms: impl Iterator<Item = &'a Room>,
+    ) {
+        let (mut words, mut sharded) = (vec![word], Vec::new());
+        for room in rooms {
+            words.push(&room.keyspace);
+            if self.is_sharded {
+                sharded.push(&room.channel[..]);
+            } else {
+                words.push(&room.channel);
+            }
             if words.len() > BATCH {
-                self.command(&words);
-                words.truncate(1);
+                self.batch(&mut words, shard_word, &mut sharded);
             }
         }
         if words.len() > 1 {
-            self.command(&words);
+            self.batch(&mut words, shard_word, &mut sharded);
+        }
+    }
+
+    fn batch<'a>(
+        &mut self,
+        words: &mut Vec<&'a [u8]>,
+        shard_word: &[u8],
+        sharded: &mut Vec<&'a [u8]>,
+    ) {
+        self.command(words);
+        words.truncate(1);
+        for channel in sharded.drain(..) {
+            self.command(&[shard_word, channel]);
         }
     }
 
@@ -143,23 +189,22 @@ impl Link {
     }
 }
 
-async fn dial(address: &ConnectionAddr) -> io::Result<Box<dyn Socket>> {
-    match address {
-        ConnectionAddr::Tcp(host, port) => {
-            let socket = TcpStream::connect((host.as_str(), *port)).await?;
-            socket.set_nodelay(true)?;
-            let keepalive = socket2::TcpKeepalive::new()
-                .with_time(Duration::from_secs(15))
-                .with_interval(Duration::from_secs(5));
-            socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
-            Ok(Box::new(socket))
-        }
-        ConnectionAddr::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
-        _ => Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "only redis:// and redis+unix:// addresses are supported",
-        )),
-    }
+async fn dial(address: &Address, tls: Option<TlsConnector>) -> io::Result<Box<dyn Socket>> {
+    let (host, port) = match address {
+        Address::Tcp(host, port) => (host, *port),
+        Address::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+    };
+    let socket = TcpStream::connect((host.as_str(), port)).await?;
+    socket.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(15))
+        .with_interval(Duration::from_secs(5));
+    socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
+    let Some(tls) = tls else {
+        return Ok(Box::new(socket));
+    };
+    let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+    Ok(Box::new(tls.connect(name, socket).await?))
 }
 
 /// `CLIENT SETNAME` refuses spaces and control characters.

@@ -7,7 +7,7 @@ use protocol::trace::TRACEPARENT;
 use protocol::{EventId, RoomName};
 use redis::{Cmd, Value};
 
-use super::commands::{Away, Refusal, check, text};
+use super::commands::{Away, Refusal, To, check, text};
 use super::{Purpose, Shared};
 use crate::broker::{BrokerError, NewEvent, Published};
 
@@ -50,11 +50,12 @@ pub(super) async fn publish(
         call
     };
     let function = call("FCALL", publish::FUNCTION_NAME);
-    match ask(shared, function.clone(), repeatable).await? {
+    let to = shared.at(&key);
+    match ask(shared, &to, function.clone(), repeatable).await? {
         Err(Refusal::Unknown) => {
             // A refused load is no reason to refuse the event: the script does the same.
-            if super::library::load(shared).await.is_ok() {
-                match ask(shared, function, repeatable).await? {
+            if super::library::load(shared, &to).await.is_ok() {
+                match ask(shared, &to, function, repeatable).await? {
                     Err(Refusal::Unknown) => {}
                     answer => return published(&answer?),
                 }
@@ -64,10 +65,10 @@ pub(super) async fn publish(
         answer => return published(&answer?),
     }
     let script = call("EVALSHA", publish::script_sha1());
-    match ask(shared, script, repeatable).await? {
+    match ask(shared, &to, script, repeatable).await? {
         Err(Refusal::Unknown) => {
             let script = call("EVAL", publish::script());
-            published(&ask(shared, script, repeatable).await??)
+            published(&ask(shared, &to, script, repeatable).await??)
         }
         answer => published(&answer?),
     }
@@ -75,13 +76,14 @@ pub(super) async fn publish(
 
 async fn ask(
     shared: &Shared,
+    to: &To,
     command: Cmd,
     repeatable: bool,
 ) -> Result<Result<Value, Refusal>, BrokerError> {
     Ok(check(
         shared
             .commands
-            .one(Purpose::Publish, command, repeatable)
+            .one(to, Purpose::Publish, command, repeatable)
             .await?,
     ))
 }
@@ -102,7 +104,7 @@ fn arguments(shared: &Shared, event: &NewEvent) -> Vec<Vec<u8>> {
         once: event.idempotency_key.as_deref(),
         once_seconds: Some(seconds(shared.config.idempotency_window)),
         max_bytes: Some(shared.config.max_bytes),
-        sharded: false,
+        sharded: shared.is_sharded(),
         extensions: &extensions,
         full_reply: true,
     }
@@ -137,12 +139,12 @@ async fn ephemeral(shared: &Shared, key: &str, event: &NewEvent) -> Result<Publi
     if let Some(trace) = event.trace {
         envelope[TRACEPARENT] = trace.to_string().into();
     }
-    let mut command = redis::cmd("PUBLISH");
+    let mut command = redis::cmd(shared.publish_command());
     command.arg(key).arg(envelope.to_string());
     check(
         shared
             .commands
-            .one(Purpose::Publish, command, false)
+            .one(&shared.at(key), Purpose::Publish, command, false)
             .await?,
     )?;
     Ok(Published {

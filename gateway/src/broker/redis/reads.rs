@@ -130,7 +130,11 @@ async fn transaction(
     commands.extend(range);
     commands.push(redis::cmd("EXEC"));
     shared.metrics.range_reads.inc();
-    let answers = shared.commands.run(Purpose::Read, commands, true).await?;
+    let to = shared.at(key);
+    let answers = shared
+        .commands
+        .run(&to, Purpose::Read, commands, true)
+        .await?;
     let answer = answers.into_iter().next_back().unwrap_or(Value::Nil);
     let Value::Array(parts) = check(answer)? else {
         return Err(unreadable());

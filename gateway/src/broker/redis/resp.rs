@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 /// What a subscribed connection receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A message on a channel.
+    /// A message on a channel or a shard channel.
     Message,
     /// A subscription is in force.
     Subscribed,
@@ -109,9 +109,9 @@ impl Reader<'_> {
             return Ok(None);
         };
         let kind = match &self.bytes[word] {
-            b"message" => Kind::Message,
-            b"subscribe" => Kind::Subscribed,
-            b"unsubscribe" => Kind::Unsubscribed,
+            b"message" | b"smessage" => Kind::Message,
+            b"subscribe" | b"ssubscribe" => Kind::Subscribed,
+            b"unsubscribe" | b"sunsubscribe" => Kind::Unsubscribed,
             _ => return Err(RespError),
         };
         let Some(channel) = self.field()? else {

@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 
+use protocol::keys::slot;
 use protocol::{EventId, Keys, RoomName};
 use slab::Slab;
 
 use crate::broker::sequencer::Sequencer;
 use crate::hub::{Item, Reset, ShardId};
 
-/// A room, and which one it was: slots are used again.
+/// A server, whichever of them there are: never used again.
+pub(super) type ServerId = u64;
+
+/// A room, and which one it was: places are used again.
 pub(super) type Handle = (usize, u64);
 
 /// What waits to be sent to the shards of a room.
@@ -26,6 +30,12 @@ pub(super) struct Room {
     pub(super) channel: Box<[u8]>,
     pub(super) keyspace: Box<[u8]>,
     pub(super) serial: u64,
+    /// Hash slot, of use in a cluster.
+    pub(super) slot: u16,
+    /// The server whose link carries its channels.
+    pub(super) server: Option<ServerId>,
+    /// The server has given its channels up, or refused them: it is not there any more.
+    pub(super) is_homeless: bool,
     pub(super) shards: Vec<ShardId>,
     pub(super) sequencer: Sequencer,
     pub(super) out: Vec<Out>,
@@ -50,7 +60,7 @@ pub(super) enum Channel {
 /// Rooms by name and by channel.
 #[derive(Debug, Default)]
 pub(super) struct Rooms {
-    slots: Slab<Room>,
+    places: Slab<Room>,
     by_name: HashMap<RoomName, usize>,
     by_channel: HashMap<Box<[u8]>, Channel>,
     serial: u64,
@@ -66,16 +76,16 @@ impl Rooms {
     }
 
     pub(super) fn get(&mut self, index: usize) -> Option<&mut Room> {
-        self.slots.get_mut(index)
+        self.places.get_mut(index)
     }
 
     pub(super) fn peek(&self, index: usize) -> Option<&Room> {
-        self.slots.get(index)
+        self.places.get(index)
     }
 
     /// The room, unless it went and its slot was used again.
     pub(super) fn current(&mut self, handle: Handle) -> Option<&mut Room> {
-        self.slots
+        self.places
             .get_mut(handle.0)
             .filter(|room| room.serial == handle.1)
     }
@@ -84,11 +94,14 @@ impl Rooms {
         let channel: Box<[u8]> = keys.room(name).into_bytes().into();
         let keyspace: Box<[u8]> = keys.keyspace(database, name).into_bytes().into();
         self.serial += 1;
-        let index = self.slots.insert(Room {
+        let index = self.places.insert(Room {
             name: name.clone(),
             channel: channel.clone(),
             keyspace: keyspace.clone(),
             serial: self.serial,
+            slot: slot(&channel),
+            server: None,
+            is_homeless: false,
             shards: Vec::new(),
             sequencer: Sequencer::default(),
             out: Vec::new(),
@@ -105,7 +118,7 @@ impl Rooms {
     }
 
     pub(super) fn remove(&mut self, index: usize) {
-        if let Some(room) = self.slots.try_remove(index) {
+        if let Some(room) = self.places.try_remove(index) {
             self.by_name.remove(&room.name);
             self.by_channel.remove(&room.channel);
             self.by_channel.remove(&room.keyspace);
@@ -115,7 +128,7 @@ impl Rooms {
     /// Forgets everything about the room but who wants it; reads under way are not for it any more.
     pub(super) fn restart(&mut self, index: usize) {
         self.serial += 1;
-        if let Some(room) = self.slots.get_mut(index) {
+        if let Some(room) = self.places.get_mut(index) {
             room.serial = self.serial;
             room.sequencer = Sequencer::default();
             room.has_wrong_type = false;
@@ -124,17 +137,10 @@ impl Rooms {
     }
 
     pub(super) fn indexes(&self) -> Vec<usize> {
-        self.slots.iter().map(|(index, _)| index).collect()
+        self.places.iter().map(|(index, _)| index).collect()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Room)> {
-        self.slots.iter()
-    }
-}
-
-impl Room {
-    /// Both channels; the one of the room last, so that its confirmation stands for both.
-    pub(super) fn channels(&self) -> [&[u8]; 2] {
-        [&self.keyspace, &self.channel]
+        self.places.iter()
     }
 }

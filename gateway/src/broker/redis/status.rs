@@ -1,17 +1,46 @@
 //! Whether the broker works, for readiness.
 
+use std::collections::BTreeMap;
+
 use parking_lot::Mutex;
 
 use crate::broker::BrokerStatus;
+
+/// What can be wrong with a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Trouble {
+    /// The servers cannot be found.
+    Servers,
+    /// Subscriptions.
+    Link,
+    /// Commands.
+    Commands,
+    /// The publish function.
+    Library,
+    /// Keyspace notifications.
+    Notifications,
+}
+
+impl Trouble {
+    fn sentence(self) -> &'static str {
+        match self {
+            Self::Servers => "the servers of Redis cannot be found",
+            Self::Link => "the subscription connection to Redis is down",
+            Self::Commands => "commands to Redis fail",
+            Self::Library => "the publish function could not be loaded",
+            Self::Notifications => "keyspace notifications are off, so rooms are polled",
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Facts {
     live: bool,
     was_live: bool,
-    link: Option<String>,
-    commands: Option<String>,
-    library: Option<String>,
-    notifications: Option<String>,
+    /// By what and by server; why.
+    troubles: BTreeMap<(Trouble, String), String>,
+    /// What each server is, and what was chosen because of it.
+    servers: BTreeMap<String, String>,
 }
 
 /// Kept by the driver, read by anyone.
@@ -26,55 +55,64 @@ impl Status {
         facts.was_live |= live;
     }
 
-    /// What is wrong with the subscriptions.
-    pub(super) fn link(&self, trouble: Option<String>) {
-        self.0.lock().link = trouble;
+    /// What is wrong with a server, or nothing any more; gives it back where it is new.
+    pub(super) fn note(
+        &self,
+        trouble: Trouble,
+        server: &str,
+        why: Option<String>,
+    ) -> Option<String> {
+        let key = (trouble, server.to_owned());
+        let mut facts = self.0.lock();
+        match why {
+            None => {
+                facts.troubles.remove(&key);
+                None
+            }
+            Some(why) => {
+                let before = facts.troubles.insert(key, why.clone());
+                before.is_none().then_some(why)
+            }
+        }
     }
 
-    /// What is wrong with commands; gives it back where it is new.
-    pub(super) fn commands(&self, trouble: Option<String>) -> Option<String> {
-        note(&mut self.0.lock().commands, trouble)
+    /// What a server is; says whether that is new.
+    pub(super) fn server(&self, server: &str, what: &str) -> bool {
+        let mut facts = self.0.lock();
+        let before = facts.servers.insert(server.to_owned(), what.to_owned());
+        before.as_deref() != Some(what)
     }
 
-    /// The same for the publish function.
-    pub(super) fn library(&self, trouble: Option<String>) -> Option<String> {
-        note(&mut self.0.lock().library, trouble)
-    }
-
-    /// The same for notifications.
-    pub(super) fn notifications(&self, trouble: Option<String>) -> Option<String> {
-        note(&mut self.0.lock().notifications, trouble)
+    /// The server is not one of ours any more.
+    pub(super) fn forget(&self, server: &str) {
+        let mut facts = self.0.lock();
+        facts.troubles.retain(|(_, other), _| other != server);
+        facts.servers.remove(server);
     }
 
     /// One sentence each.
     pub(super) fn report(&self) -> BrokerStatus {
         let facts = self.0.lock();
-        let mut reasons = Vec::new();
-        let mut say = |what: &str, why: &Option<String>| {
-            if let Some(why) = why {
-                reasons.push(format!("{what}: {why}"));
-            }
-        };
-        say("the subscription connection to Redis is down", &facts.link);
-        say("commands to Redis fail", &facts.commands);
-        say("the publish function could not be loaded", &facts.library);
-        say(
-            "keyspace notifications are off, so rooms are polled",
-            &facts.notifications,
-        );
+        let troubles = facts.troubles.iter().map(|((trouble, server), why)| {
+            let at = if server.is_empty() {
+                String::new()
+            } else {
+                format!(" ({server})")
+            };
+            format!("{}{at}: {why}", trouble.sentence())
+        });
+        let mut reasons: Vec<String> = troubles.collect();
         if !facts.live && reasons.is_empty() {
             reasons.push("the first probe through Redis has not come back yet".into());
         }
+        let servers = facts.servers.iter();
         BrokerStatus {
             live: facts.live,
             was_live: facts.was_live,
             reasons,
+            servers: servers
+                .map(|(server, what)| format!("{server}: {what}"))
+                .collect(),
         }
     }
-}
-
-fn note(fact: &mut Option<String>, trouble: Option<String>) -> Option<String> {
-    let is_new = fact.is_none();
-    fact.clone_from(&trouble);
-    trouble.filter(|_| is_new)
 }

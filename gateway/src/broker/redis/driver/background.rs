@@ -1,131 +1,141 @@
 //! What the loop starts in the background, and what it makes of the outcome.
 
-use std::collections::VecDeque;
-
 use tokio::time::Instant;
 
-use super::{Cause, Done, Driver, RETRY};
+use super::{Done, Driver, RETRY};
 use crate::broker::BrokerError;
+use crate::broker::redis::commands::To;
 use crate::broker::redis::library::{self, Notifications};
-use crate::broker::redis::upkeep::{self, Probed, Suspect};
+use crate::broker::redis::rooms::ServerId;
+use crate::broker::redis::status::Trouble;
+use crate::broker::redis::upkeep::{self, Probed};
 
 impl Driver {
-    pub(super) async fn probe(&mut self, now: Instant) {
-        let config = &self.shared.config;
-        let patience = config.probe_interval * 3 + config.response_timeout;
-        if self.link.is_some() && now - self.probe_seen > patience {
-            self.link_down("its probes do not come back").await;
-        }
-        if std::mem::replace(&mut self.is_probing, true) {
-            return;
-        }
-        self.probe_sent = Instant::now();
-        let (shared, nonce) = (self.shared.clone(), self.nonce.clone());
-        self.spawn(async move { Done::Probed(upkeep::probe(&shared, &nonce).await) });
-    }
-
-    pub(super) fn look_at_notifications(&self) {
-        let shared = self.shared.clone();
-        self.spawn(async move { Done::Notifications(library::notifications(&shared).await) });
-    }
-
-    pub(super) fn notifications(&mut self, result: Result<Notifications, BrokerError>) {
-        self.ready.flags |= result.is_ok();
-        match result {
-            Ok(Notifications::Off(reason)) => {
-                // Flags that cannot be looked at may be set all the same.
-                self.is_polling = !self.signals_seen;
-                let trouble = self.is_polling.then_some(reason);
-                if let Some(reason) = self.shared.status.notifications(trouble) {
-                    tracing::warn!(
-                        reason,
-                        "plain XADD is not announced by Redis: active rooms are polled"
-                    );
-                }
-                if self.is_polling {
-                    let soon = Instant::now() + self.shared.config.poll_interval;
-                    self.timers.verify = self.timers.verify.min(soon);
-                }
-            }
-            Ok(found) => {
-                self.is_polling = false;
-                self.shared.status.notifications(None);
-                if found == Notifications::TurnedOn {
-                    self.timers.verify = Instant::now();
-                }
-            }
-            Err(_) => self.timers.flags = Instant::now() + RETRY,
-        }
-    }
-
-    pub(super) fn begin_verification(&mut self, now: Instant) {
-        let config = &self.shared.config;
-        let pause = if self.is_polling {
-            config.poll_interval.min(config.verify_interval)
-        } else {
-            config.verify_interval
-        };
-        self.timers.verify = now + pause;
-        if self.link.is_some() && self.verifying.is_none() {
-            self.verifying = Some(self.rooms.indexes().into());
-            self.verify_next();
-        }
-    }
-
-    pub(super) fn verify_next(&mut self) {
-        let mut batch = Vec::new();
-        while let Some(index) = self.verifying.as_mut().and_then(VecDeque::pop_front) {
-            let Some(room) = self.rooms.get(index) else {
+    pub(super) async fn servers_due(&mut self, now: Instant) {
+        let ids: Vec<ServerId> = self.servers.iter().map(|server| server.id).collect();
+        for id in ids {
+            let config = &self.shared.config;
+            let (probe, verify) = (config.probe_interval, config.verify_interval);
+            let Some(server) = self.server(id) else {
                 continue;
             };
-            if let Some(head) = room
-                .sequencer
-                .head()
-                .filter(|_| !room.sequencer.is_reading())
-            {
-                let handle = (index, room.serial);
-                batch.push(Suspect {
-                    handle,
-                    room: room.name.clone(),
-                    head,
-                });
+            let connect = server.connect.take_if(|at| *at <= now).is_some();
+            let linked = server.link.is_some();
+            let is_probe = linked && server.probe <= now;
+            let is_flags = linked && server.flags <= now;
+            if is_probe {
+                server.probe = now + probe;
             }
-            if batch.len() == upkeep::BATCH {
-                break;
+            if is_flags {
+                server.flags = now + verify;
+            }
+            if connect {
+                self.connect(id);
+            }
+            if is_probe {
+                self.probe(id, now).await;
+            }
+            if is_flags {
+                self.look_at_notifications(id);
             }
         }
-        if batch.is_empty() {
-            self.verifying = None;
+    }
+
+    async fn probe(&mut self, id: ServerId, now: Instant) {
+        let config = &self.shared.config;
+        let patience = config.probe_interval * 3 + config.response_timeout;
+        let Some(server) = self.server(id) else {
+            return;
+        };
+        let Some(channel) = server.probe_channel.clone() else {
+            // Nothing leads here any more.
+            server.probe_seen = now;
+            return;
+        };
+        if now - server.probe_seen > patience {
+            self.link_down(id, "its probes do not come back").await;
             return;
         }
-        let shared = self.shared.clone();
+        if std::mem::replace(&mut server.is_probing, true) {
+            return;
+        }
+        server.probe_sent = Instant::now();
+        let address = server.address.clone();
+        let (shared, nonce) = (self.shared.clone(), self.nonce.clone());
         self.spawn(async move {
-            // What cannot be asked now is asked in the next pass.
-            Done::Verified(upkeep::verify(&shared, batch).await.unwrap_or_default())
+            Done::Probed(id, upkeep::probe(&shared, &address, &channel, &nonce).await)
         });
     }
 
-    pub(super) fn verified(&mut self, suspects: Vec<Suspect>) {
-        for suspect in suspects {
-            self.sequence(suspect.handle, Cause::Stream, |room, _| {
-                room.suspicious(suspect.head)
-            });
+    pub(super) async fn probed(&mut self, id: ServerId, probed: Probed) {
+        let shared = self.shared.clone();
+        let Some(server) = self.server(id) else {
+            return;
+        };
+        server.is_probing = false;
+        server.ready.library |= probed.commands.is_none();
+        server.moving = probed.moving;
+        let (status, label, address) = (&shared.status, &server.label, &server.address);
+        if let Some(reason) = status.note(Trouble::Commands, label, probed.commands) {
+            tracing::warn!(reason, %address, "commands to Redis fail");
         }
-        self.verify_next();
-    }
-
-    pub(super) fn probed(&mut self, probed: Probed) {
-        self.is_probing = false;
-        self.ready.library |= probed.commands.is_none();
-        let status = &self.shared.status;
-        if let Some(reason) = status.commands(probed.commands) {
-            tracing::warn!(reason, "commands to Redis fail");
-        }
-        if let Some(reason) = status.library(probed.library) {
+        if let Some(reason) = status.note(Trouble::Library, label, probed.library) {
             tracing::warn!(
                 reason,
+                %address,
                 "the publish function could not be loaded into Redis"
             );
+        }
+        if probed.is_replica && server.link.is_some() {
+            self.link_down(id, "it is a replica now").await;
+        }
+        self.poll_if_needed();
+    }
+
+    pub(super) fn look_at_notifications(&mut self, id: ServerId) {
+        let shared = self.shared.clone();
+        let Some(server) = self.server(id) else {
+            return;
+        };
+        let to = To::Server(server.address.clone());
+        self.spawn(
+            async move { Done::Notifications(id, library::notifications(&shared, &to).await) },
+        );
+    }
+
+    pub(super) fn notifications(
+        &mut self,
+        id: ServerId,
+        result: Result<Notifications, BrokerError>,
+    ) {
+        let shared = self.shared.clone();
+        let Some(server) = self.server(id) else {
+            return;
+        };
+        server.ready.flags |= result.is_ok();
+        let status = &shared.status;
+        match result {
+            Ok(Notifications::Off(reason)) => {
+                // Flags that cannot be looked at may be set all the same.
+                server.is_polling = !server.signals_seen;
+                let trouble = server.is_polling.then_some(reason);
+                if let Some(reason) = status.note(Trouble::Notifications, &server.label, trouble) {
+                    tracing::warn!(
+                        reason,
+                        address = %server.address,
+                        "plain XADD is not announced by Redis: active rooms are polled"
+                    );
+                }
+                self.poll_if_needed();
+            }
+            Ok(found) => {
+                server.is_polling = false;
+                status.note(Trouble::Notifications, &server.label, None);
+                if found == Notifications::TurnedOn {
+                    self.passes.verify_now();
+                }
+            }
+            Err(_) => server.flags = Instant::now() + RETRY,
         }
     }
 }

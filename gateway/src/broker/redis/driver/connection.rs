@@ -1,46 +1,114 @@
-//! The link comes and goes, and what it brings is sorted.
+//! Links come and go, and what they bring is sorted.
 
+use std::collections::HashSet;
+
+use protocol::servers::redirection;
 use tokio::time::Instant;
 
-use super::{BACKOFF, Cause, Done, Driver, Ready};
+use super::servers::Ready;
+use super::{BACKOFF, Cause, Done, Driver};
+use crate::broker::redis::identity;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::resp::{Kind, Push};
-use crate::broker::redis::rooms::Channel;
+use crate::broker::redis::rooms::{Channel, ServerId};
+use crate::broker::redis::status::Trouble;
 use crate::hub::Supply;
 
 impl Driver {
-    pub(super) fn connect(&mut self) {
+    pub(super) fn connect(&mut self, id: ServerId) {
         let shared = self.shared.clone();
+        let Some(server) = self.server(id) else {
+            return;
+        };
+        if std::mem::replace(&mut server.is_connecting, true) {
+            return;
+        }
+        let address = server.address.clone();
         self.spawn(async move {
             let config = &shared.config;
-            Done::Linked(Link::connect(&shared.info, &config.node, config.connect_timeout).await)
+            let link = Link::connect(
+                &config.servers,
+                &address,
+                &config.node,
+                config.connect_timeout,
+            );
+            Done::Linked(id, link.await)
         });
     }
 
-    pub(super) fn link_up(&mut self, mut link: Link) {
-        self.probe_seen = Instant::now();
-        self.ready = Ready::default();
-        self.signals_seen = false;
-        link.subscribe([&self.probe_channel[..]]);
-        link.subscribe(self.rooms.iter().flat_map(|(_, room)| room.channels()));
-        self.link = Some(link);
-        self.look_at_notifications();
+    pub(super) fn link_up(&mut self, id: ServerId, mut link: Link) {
+        let rooms = self.rooms.iter().map(|(_, room)| room);
+        let here = rooms.filter(|room| room.server == Some(id));
+        let now = Instant::now();
+        let Some(server) = self.servers.iter_mut().find(|server| server.id == id) else {
+            return;
+        };
+        server.is_connecting = false;
+        server.connect = None;
+        server.probe_seen = now;
+        server.ready = Ready::default();
+        server.signals_seen = false;
+        if let Some(channel) = &server.probe_channel {
+            link.subscribe(channel.as_bytes());
+        }
+        link.join(here);
+        server.link = Some(link);
+        server.probe = now + self.shared.config.probe_interval;
+        server.flags = now + self.shared.config.verify_interval;
+        self.look_at_notifications(id);
+        self.identify(id);
     }
 
-    pub(super) async fn link_down(&mut self, reason: &str) {
-        self.link = None;
-        self.shared.status.link(Some(reason.to_owned()));
-        if self.live {
+    fn identify(&mut self, id: ServerId) {
+        let shared = self.shared.clone();
+        let Some(server) = self.server(id) else {
+            return;
+        };
+        let address = server.address.clone();
+        self.spawn(async move { Done::Identified(id, identity::ask(&shared, &address).await) });
+    }
+
+    pub(super) fn identified(&mut self, id: ServerId, what: Option<String>) {
+        let Some(what) = what else {
+            return;
+        };
+        let shared = self.shared.clone();
+        if let Some(server) = self.server(id) {
+            let address = server.address.to_string();
+            if shared.status.server(&address, &what) {
+                tracing::info!(server = address, "this is {what}");
+            }
+        }
+    }
+
+    pub(super) async fn link_down(&mut self, id: ServerId, reason: &str) {
+        let shared = self.shared.clone();
+        let Some(server) = self.server(id) else {
+            return;
+        };
+        let was_up = server.link.take().is_some();
+        let was_ready = std::mem::take(&mut server.ready).probe && was_up;
+        server.is_connecting = false;
+        let pause = server.backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
+        server.backoff = (server.backoff * 2).min(BACKOFF.1);
+        server.connect = Some(Instant::now() + pause);
+        server.moving.clear();
+        let trouble = Some(reason.to_owned());
+        shared.status.note(Trouble::Link, &server.label, trouble);
+        let address = &server.address;
+        if was_ready {
             tracing::warn!(
                 reason,
+                %address,
                 "the subscription connection to Redis was lost; streams stay open"
             );
-            self.shared.metrics.reconnects.inc();
+            shared.metrics.reconnects.inc();
         } else {
-            tracing::debug!(reason, "no subscription connection to Redis");
+            tracing::debug!(reason, %address, "no subscription connection to Redis");
         }
+        shared.topology.doubt();
         for index in self.rooms.indexes() {
-            let Some(room) = self.rooms.get(index) else {
+            let Some(room) = self.rooms.get(index).filter(|room| room.server == Some(id)) else {
                 continue;
             };
             room.sequencer.lost();
@@ -49,15 +117,22 @@ impl Driver {
                 self.rooms.remove(index);
             }
         }
-        let pause = self.backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
-        self.backoff = (self.backoff * 2).min(BACKOFF.1);
-        self.timers.connect = Some(Instant::now() + pause);
-        self.set_live(false).await;
+        if !self.servers.iter().any(super::Server::is_ready) {
+            self.set_live(false).await;
+        }
     }
 
+    /// The node is live while any server is: in a cluster, rooms of the others go on.
     pub(super) async fn live_when_ready(&mut self) {
-        let ready = self.ready.probe && self.ready.library && self.ready.flags;
-        if ready && self.link.is_some() {
+        let mut is_any = false;
+        for server in self.servers.iter_mut().filter(|server| server.is_ready()) {
+            is_any = true;
+            if server.backoff != BACKOFF.0 {
+                server.backoff = BACKOFF.0;
+                self.shared.status.note(Trouble::Link, &server.label, None);
+            }
+        }
+        if is_any {
             self.set_live(true).await;
         }
     }
@@ -70,8 +145,6 @@ impl Driver {
         self.shared.status.live(live);
         self.shared.metrics.up.set(i64::from(live));
         if live {
-            self.backoff = BACKOFF.0;
-            self.shared.status.link(None);
             tracing::info!("events flow from Redis");
         }
         for shard in 0..self.inlets.len() {
@@ -79,51 +152,113 @@ impl Driver {
         }
     }
 
-    pub(super) fn pushes(&mut self) {
-        while let Some(link) = &mut self.link {
+    pub(super) async fn pushes(&mut self, id: ServerId) {
+        let mut moved = HashSet::new();
+        let failed = loop {
+            let Some(link) = self.server(id).and_then(|server| server.link.as_mut()) else {
+                return;
+            };
             match link.next() {
-                Ok(Some(push)) => self.push(&push),
-                Ok(None) => return,
-                Err(error) => {
-                    let failed = Err(error.to_string());
-                    self.link = None;
-                    let _ = self.done.send(Done::Linked(failed));
+                Ok(Some(push)) if push.kind == Kind::Error => match self.refused(id, &push) {
+                    Ok(slot) => {
+                        moved.insert(slot);
+                    }
+                    Err(text) => break Some(text),
+                },
+                Ok(Some(push)) => self.push(id, &push),
+                Ok(None) => break None,
+                Err(error) => break Some(error.to_string()),
+            }
+        };
+        if !moved.is_empty() {
+            for index in self.rooms.indexes() {
+                if let Some(room) = self.rooms.get(index)
+                    && room.server == Some(id)
+                    && moved.contains(&room.slot)
+                {
+                    room.sequencer.lost();
+                    room.is_homeless = true;
                 }
             }
+            self.shared.topology.doubt();
+        }
+        if let Some(reason) = failed {
+            self.link_down(id, &reason).await;
         }
     }
 
-    pub(super) fn is_own_probe(&self, push: &Push) -> bool {
-        push.channel() == self.probe_channel && push.payload() == self.nonce
+    /// A slot that is served elsewhere, or what else the server says.
+    fn refused(&mut self, id: ServerId, push: &Push) -> Result<u16, String> {
+        let payload = push.payload();
+        let text = String::from_utf8_lossy(&payload).into_owned();
+        let shared = self.shared.clone();
+        if let Some(detail) = text.strip_prefix("MOVED ")
+            && let Some(server) = self.server(id)
+            && let Some((slot, there)) = redirection(&server.address, detail)
+        {
+            shared.topology.moved(slot, &there);
+            return Ok(slot);
+        }
+        tracing::error!(error = text, "Redis refused a subscription");
+        Err(text)
     }
 
-    pub(super) fn push(&mut self, push: &Push) {
-        let channel = self.rooms.channel(push.channel());
-        match (push.kind, channel) {
-            (Kind::Message, Some(Channel::Events(index))) => self.message(index, push),
-            (Kind::Message, Some(Channel::Keyspace(index))) => self.signal(index, &push.payload()),
-            (Kind::Subscribed, Some(Channel::Events(index))) => {
-                if let Some(room) = self.rooms.get(index).filter(|room| !room.is_leaving) {
-                    let handle = (index, room.serial);
-                    self.sequence(handle, Cause::Stream, |room, out| room.confirmed(out));
+    fn push(&mut self, id: ServerId, push: &Push) {
+        match self.rooms.channel(push.channel()) {
+            Some(channel) => {
+                let (Channel::Events(index) | Channel::Keyspace(index)) = channel;
+                // From a server that the room has left, it says nothing.
+                if self
+                    .rooms
+                    .peek(index)
+                    .is_none_or(|room| room.server != Some(id))
+                {
+                    return;
+                }
+                match (push.kind, channel) {
+                    (Kind::Message, Channel::Events(index)) => self.message(index, push),
+                    (Kind::Message, Channel::Keyspace(index)) => {
+                        if let Some(server) = self.server(id) {
+                            server.signals_seen = true;
+                        }
+                        self.signal(index, &push.payload());
+                    }
+                    (Kind::Subscribed, Channel::Events(index)) => self.joined(index),
+                    (Kind::Unsubscribed, Channel::Events(index)) => self.left(index),
+                    _ => {}
                 }
             }
-            (Kind::Unsubscribed, Some(Channel::Events(index))) => self.left(index),
-            (Kind::Message, None) if self.is_own_probe(push) => {
-                self.probe_seen = Instant::now();
-                self.ready.probe = true;
-                let took = self.probe_seen - self.probe_sent;
-                self.shared.metrics.probe.observe(took.as_secs_f64());
+            None => self.own(id, push),
+        }
+    }
+
+    fn joined(&mut self, index: usize) {
+        if let Some(room) = self.rooms.get(index).filter(|room| !room.is_leaving) {
+            room.is_homeless = false;
+            let handle = (index, room.serial);
+            self.sequence(handle, Cause::Stream, |room, out| room.confirmed(out));
+        }
+    }
+
+    /// What comes on this node's own channel.
+    fn own(&mut self, id: ServerId, push: &Push) {
+        let is_own = push.payload() == self.nonce;
+        let shared = self.shared.clone();
+        let Some(server) = self.server(id) else {
+            return;
+        };
+        let channel = server.probe_channel.as_ref().map(String::as_bytes);
+        if channel != Some(push.channel()) {
+            return;
+        }
+        match push.kind {
+            Kind::Message if is_own => {
+                server.probe_seen = Instant::now();
+                server.ready.probe = true;
+                let took = server.probe_seen - server.probe_sent;
+                shared.metrics.probe.observe(took.as_secs_f64());
             }
-            (Kind::Subscribed, None) if push.channel() == self.probe_channel => {
-                self.timers.probe = Instant::now();
-            }
-            (Kind::Error, _) => {
-                let text = String::from_utf8_lossy(&push.payload()).into_owned();
-                tracing::error!(error = text, "Redis refused a subscription");
-                self.link = None;
-                let _ = self.done.send(Done::Linked(Err(text)));
-            }
+            Kind::Subscribed => server.probe = Instant::now(),
             _ => {}
         }
     }

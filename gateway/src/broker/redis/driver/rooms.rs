@@ -9,7 +9,7 @@ use super::{Cause, Done, Driver, READS, REQUESTS, RETRY, SETTLE};
 use crate::broker::redis::Request;
 use crate::broker::redis::reads::{self, ReadError};
 use crate::broker::redis::resp::Push;
-use crate::broker::redis::rooms::{Handle, Out, Room};
+use crate::broker::redis::rooms::{Handle, Out};
 use crate::broker::sequencer::{Message, Output, Sequencer, Tail};
 use crate::hub::{Item, ShardId, Supply};
 
@@ -53,17 +53,42 @@ impl Driver {
             self.send(shard, Supply::Joined { room, head }).await;
             return None;
         }
-        let index = self
-            .rooms
-            .insert(name, &self.shared.keys, self.shared.database);
-        self.rooms.get(index)?.shards.push(shard);
+        let index = self.rooms.insert(name, &self.shared.keys, self.database());
+        let room = self.rooms.get(index)?;
+        room.shards.push(shard);
+        let address = self.shared.topology.primary_of(room.slot).ok();
+        let server = self
+            .servers
+            .iter()
+            .find(|server| Some(&server.address) == address.as_ref());
+        room.server = server.map(|server| server.id);
         Some(index)
     }
 
+    fn database(&self) -> i64 {
+        self.shared.config.servers.database()
+    }
+
+    /// Asks the servers of rooms for their channels; connects to those that had no room before.
     pub(super) fn ask_for(&mut self, fresh: &[usize]) {
-        if let Some(link) = &mut self.link {
+        if fresh.is_empty() {
+            return;
+        }
+        for server in &mut self.servers {
             let rooms = fresh.iter().filter_map(|&index| self.rooms.peek(index));
-            link.subscribe(rooms.flat_map(Room::channels));
+            let mut here = rooms
+                .filter(|room| room.server == Some(server.id))
+                .peekable();
+            if here.peek().is_none() {
+                continue;
+            }
+            match &mut server.link {
+                Some(link) => link.join(here),
+                None if server.is_connecting => {}
+                None => {
+                    server.connect.get_or_insert_with(Instant::now);
+                }
+            }
         }
     }
 
@@ -79,21 +104,32 @@ impl Driver {
             return;
         }
         self.shared.skips.forget(name);
-        match &mut self.link {
-            Some(link) => {
+        let servers = &mut self.servers;
+        let server = servers
+            .iter_mut()
+            .find(|server| Some(server.id) == room.server);
+        match server.and_then(|server| server.link.as_mut()) {
+            Some(link) if !room.is_homeless => {
                 room.is_leaving = true;
-                link.unsubscribe(room.channels());
+                link.leave(std::iter::once(&*room));
                 self.rooms.restart(index);
             }
-            None => self.rooms.remove(index),
+            _ => self.rooms.remove(index),
         }
     }
 
     /// The channels of a room are given up; perhaps someone has come back meanwhile.
     pub(super) fn left(&mut self, index: usize) {
-        let Some(room) = self.rooms.get(index).filter(|room| room.is_leaving) else {
+        let Some(room) = self.rooms.get(index) else {
             return;
         };
+        if !room.is_leaving {
+            // Nobody asked for it: its slot has gone to another server.
+            room.sequencer.lost();
+            room.is_homeless = true;
+            self.shared.topology.doubt();
+            return;
+        }
         room.is_leaving = false;
         if room.shards.is_empty() {
             self.rooms.remove(index);
@@ -157,7 +193,6 @@ impl Driver {
             return;
         };
         let handle = (index, room.serial);
-        self.signals_seen = true;
         match name {
             b"xadd" => self.sequence(handle, Cause::Channel, |room, _| room.signal()),
             b"del" | b"expired" | b"evicted" | b"rename_from" | b"rename_to" | b"restore"
@@ -331,7 +366,9 @@ impl Driver {
         }
         // While a shard was waited for nothing was read, so no probe can be missed.
         if began.elapsed() > self.shared.config.probe_interval {
-            self.probe_seen = Instant::now();
+            for server in &mut self.servers {
+                server.probe_seen = Instant::now();
+            }
         }
     }
 }

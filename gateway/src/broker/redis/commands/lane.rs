@@ -1,0 +1,253 @@
+//! The way to one server: a few workers take what is queued, send it as one pipeline on one
+//! connection, and hand the answers back.
+//!
+//! Invariant: a worker keeps its connection over batches until it fails or was idle, because a
+//! checkout costs a round trip.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadpool_redis::{Connection, Manager, Pool, PoolError, Runtime, Timeouts};
+use parking_lot::Mutex as Lock;
+use protocol::servers::{Address, Servers};
+use redis::aio::ConnectionLike;
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, Value};
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use super::Away;
+use crate::broker::redis::{Purpose, RedisConfig, RedisMetrics};
+
+/// Jobs that one pipeline carries at most.
+const BATCH: usize = 128;
+/// Jobs that wait at most; then callers wait.
+const QUEUE: usize = 1024;
+/// A connection that was idle for longer is checked before it is used again.
+const IDLE: Duration = Duration::from_secs(1);
+
+struct Job {
+    purpose: Purpose,
+    commands: Vec<Cmd>,
+    repeatable: bool,
+    reply: oneshot::Sender<Result<Vec<Value>, Away>>,
+}
+
+/// The way to one server; cheap to clone. Its workers end when the last one is dropped.
+#[derive(Debug, Clone)]
+pub(super) struct Lane {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Lane {
+    /// Starts the workers; connections are made when they are needed.
+    pub(super) fn start(
+        address: &Address,
+        config: &RedisConfig,
+        metrics: &Arc<RedisMetrics>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Self {
+        let (sender, jobs) = mpsc::channel(QUEUE);
+        let jobs = Arc::new(Mutex::new(jobs));
+        let pool = Arc::new(Connections {
+            address: address.clone(),
+            servers: config.servers.clone(),
+            size: config.pool_size.max(1),
+            connect_timeout: config.connect_timeout,
+            response_timeout: config.response_timeout,
+            current: Lock::new(None),
+        });
+        for _ in 0..pool.size {
+            let worker = Worker {
+                pool: pool.clone(),
+                held: None,
+                used: Instant::now(),
+                metrics: metrics.clone(),
+            };
+            runtime.spawn(worker.run(jobs.clone()));
+        }
+        Self { jobs: sender }
+    }
+
+    /// Sends commands and gives one value for each.
+    pub(super) async fn ask(
+        &self,
+        purpose: Purpose,
+        commands: Vec<Cmd>,
+        repeatable: bool,
+    ) -> Result<Vec<Value>, Away> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job {
+            purpose,
+            commands,
+            repeatable,
+            reply,
+        };
+        let stopped = || Away("the gateway is stopping".into());
+        self.jobs.send(job).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
+    }
+}
+
+pub(super) fn missing() -> Away {
+    Away("an answer is missing".into())
+}
+
+/// The pool of a server. It is made anew when the password or a certificate on disk is another.
+struct Connections {
+    address: Address,
+    servers: Arc<Servers>,
+    size: usize,
+    connect_timeout: Duration,
+    response_timeout: Duration,
+    current: Lock<Option<(u64, Pool)>>,
+}
+
+impl Connections {
+    async fn get(&self) -> Result<Connection, String> {
+        let pool = self.pool()?;
+        pool.get().await.map_err(|error| plain(&error))
+    }
+
+    fn pool(&self) -> Result<Pool, String> {
+        let secrets = self.servers.secrets().map_err(|error| error.to_string())?;
+        let mut current = self.current.lock();
+        if let Some((made_with, pool)) = &*current
+            && *made_with == secrets
+        {
+            return Ok(pool.clone());
+        }
+        let info = self.servers.connection_info(&self.address);
+        let info = info.map_err(|error| error.to_string())?;
+        let connection = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.connect_timeout))
+            .set_response_timeout(Some(self.response_timeout));
+        let manager = Manager::new_with_config(info, connection);
+        let pool = Pool::builder(manager.map_err(|error| error.to_string())?)
+            .max_size(self.size)
+            .timeouts(Timeouts {
+                wait: Some(self.response_timeout),
+                create: Some(self.connect_timeout),
+                recycle: Some(self.response_timeout),
+            })
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| error.to_string())?;
+        *current = Some((secrets, pool.clone()));
+        Ok(pool)
+    }
+
+    /// The name of this server leads to another one now.
+    fn forget(&self) {
+        *self.current.lock() = None;
+    }
+}
+
+struct Worker {
+    pool: Arc<Connections>,
+    held: Option<Connection>,
+    used: Instant,
+    metrics: Arc<RedisMetrics>,
+}
+
+impl Worker {
+    async fn run(mut self, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            if jobs.lock().await.recv_many(&mut batch, BATCH).await == 0 {
+                return;
+            }
+            batch.retain(|job| !job.reply.is_closed());
+            if self.used.elapsed() > IDLE {
+                self.held = None;
+            }
+            self.batch(&mut batch).await;
+            self.used = Instant::now();
+        }
+    }
+
+    async fn batch(&mut self, batch: &mut Vec<Job>) {
+        if batch.is_empty() {
+            return;
+        }
+        let mut outcome = self.attempt(batch).await;
+        if let Err(Failure::InFlight(reason)) = &outcome {
+            let (again, lost): (Vec<Job>, Vec<Job>) =
+                batch.drain(..).partition(|job| job.repeatable);
+            for job in lost {
+                let _ = job.reply.send(Err(Away(reason.clone())));
+            }
+            *batch = again;
+            if batch.is_empty() {
+                return;
+            }
+            outcome = self.attempt(batch).await;
+        }
+        match outcome {
+            Ok(values) => {
+                let mut values = values.into_iter();
+                for job in batch.drain(..) {
+                    let count = job.commands.len();
+                    let answer: Vec<Value> = values.by_ref().take(count).collect();
+                    let whole = answer.len() == count;
+                    let _ = job
+                        .reply
+                        .send(if whole { Ok(answer) } else { Err(missing()) });
+                }
+            }
+            Err(Failure::NotSent(reason) | Failure::InFlight(reason)) => {
+                for job in batch.drain(..) {
+                    let _ = job.reply.send(Err(Away(reason.clone())));
+                }
+            }
+        }
+    }
+
+    async fn attempt(&mut self, batch: &[Job]) -> Result<Vec<Value>, Failure> {
+        if self.held.is_none() {
+            self.held = Some(self.pool.get().await.map_err(Failure::NotSent)?);
+        }
+        let Some(connection) = &mut self.held else {
+            return Err(Failure::NotSent("no connection".into()));
+        };
+        let mut pipeline = Pipeline::new();
+        for job in batch {
+            for command in &job.commands {
+                pipeline.add_command(command.clone());
+            }
+            self.metrics.sent(job.purpose, job.commands.len());
+        }
+        let count = pipeline.len();
+        match connection.req_packed_commands(&pipeline, 0, count).await {
+            Ok(values) => {
+                if values.iter().any(is_readonly) {
+                    drop(self.held.take().map(Connection::take));
+                    self.pool.forget();
+                }
+                Ok(values)
+            }
+            Err(error) => {
+                // Not back to the pool: answers may still be on their way.
+                drop(self.held.take().map(Connection::take));
+                Err(Failure::InFlight(error.to_string()))
+            }
+        }
+    }
+}
+
+/// The server is a replica now: a name that leads to the primary has to be looked up again.
+fn is_readonly(value: &Value) -> bool {
+    matches!(value, Value::ServerError(error) if error.code() == "READONLY")
+}
+
+/// What the server or the network said, without the pool's words around it.
+fn plain(error: &PoolError) -> String {
+    match error {
+        PoolError::Backend(error) => error.to_string(),
+        PoolError::Timeout(_) => "it does not answer in time".into(),
+        error => error.to_string(),
+    }
+}
+
+enum Failure {
+    NotSent(String),
+    InFlight(String),
+}

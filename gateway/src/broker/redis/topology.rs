@@ -1,0 +1,122 @@
+//! Which server is the primary of what, as far as is known now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use protocol::servers::{Address, Kind, Layout, Locator, Servers, ServersError};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use super::commands::Away;
+
+/// Between looks at a deployment that can change.
+const LOOK: Duration = Duration::from_secs(1);
+/// The same, at least, while something is in doubt.
+const DOUBT: Duration = Duration::from_millis(50);
+
+/// What a look found.
+pub(super) type Found = Result<Arc<Layout>, ServersError>;
+
+/// The layout, and who keeps it true.
+#[derive(Debug)]
+pub(super) struct Topology {
+    servers: Arc<Servers>,
+    layout: RwLock<Option<Arc<Layout>>>,
+    /// Why it is not known.
+    trouble: Mutex<Option<String>>,
+    doubted: Notify,
+    changes: mpsc::UnboundedSender<Found>,
+}
+
+impl Topology {
+    /// The layout of one server is known at once. What is found later goes to `changes`.
+    pub(super) fn new(servers: Arc<Servers>, changes: mpsc::UnboundedSender<Found>) -> Self {
+        let layout = match servers.kind() {
+            Kind::Single => Some(Arc::new(Layout::single(servers.known()[0].clone()))),
+            Kind::Sentinel { .. } | Kind::Cluster => None,
+        };
+        Self {
+            servers,
+            layout: RwLock::new(layout),
+            trouble: Mutex::default(),
+            doubted: Notify::new(),
+            changes,
+        }
+    }
+
+    /// The layout; `None` until someone could be asked.
+    pub(super) fn layout(&self) -> Option<Arc<Layout>> {
+        self.layout.read().clone()
+    }
+
+    /// The server that serves a slot.
+    pub(super) fn primary_of(&self, slot: u16) -> Result<Address, Away> {
+        let layout = self.layout.read();
+        match &*layout {
+            Some(layout) => match layout.primary_of(slot) {
+                Some(address) => Ok(address.clone()),
+                None => Err(Away(format!("no server of the cluster serves slot {slot}"))),
+            },
+            None => {
+                let why = self.trouble.lock().clone();
+                Err(Away(
+                    why.unwrap_or_else(|| "the servers are not known yet".into()),
+                ))
+            }
+        }
+    }
+
+    /// Something does not fit: looks again soon.
+    pub(super) fn doubt(&self) {
+        self.doubted.notify_one();
+    }
+
+    /// A server has said where a slot is served now.
+    pub(super) fn moved(&self, slot: u16, address: &Address) {
+        let mut layout = self.layout.write();
+        if let Some(known) = &*layout
+            && known.primary_of(slot) != Some(address)
+        {
+            let now = Arc::new(known.moved(slot, address.clone()));
+            *layout = Some(now.clone());
+            let _ = self.changes.send(Ok(now));
+        }
+        drop(layout);
+        self.doubt();
+    }
+
+    /// Keeps the layout true for as long as anyone wants to know. Every look is reported, because
+    /// someone may wait for the next one.
+    pub(super) async fn watch(self: Arc<Self>, patience: Duration) {
+        if *self.servers.kind() == Kind::Single {
+            return;
+        }
+        let mut locator = Locator::new(self.servers.clone(), patience);
+        loop {
+            let began = Instant::now();
+            let found = locator.locate().await;
+            let found = match found {
+                Ok(layout) => {
+                    *self.trouble.lock() = None;
+                    let layout = Arc::new(layout);
+                    *self.layout.write() = Some(layout.clone());
+                    Ok(layout)
+                }
+                Err(error) => {
+                    *self.trouble.lock() = Some(error.to_string());
+                    Err(error)
+                }
+            };
+            let failed = found.is_err();
+            if self.changes.send(found).is_err() {
+                return;
+            }
+            tokio::time::sleep_until(began + DOUBT).await;
+            if !failed {
+                let next = tokio::time::timeout_at(began + LOOK, self.doubted.notified());
+                let _ = next.await;
+            }
+        }
+    }
+}

@@ -23,4 +23,5 @@ mod publish;
 mod resume;
 mod servers;
 mod slow;
+mod suite;
 mod traces;

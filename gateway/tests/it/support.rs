@@ -19,25 +19,30 @@ macro_rules! eventually {
 }
 
 pub mod client;
+pub mod cluster;
 #[path = "../../../protocol/tests/support/collector.rs"]
 pub mod collector;
 pub mod gateway;
 pub mod haproxy;
 pub mod http;
 pub mod load;
+pub mod node;
 pub mod parse;
 pub mod port;
 pub mod proxy;
 pub mod redis;
+pub mod sentinel;
 
 use std::time::Duration;
 
 pub use client::Client;
+pub use cluster::RedisCluster;
 pub use gateway::{Gateway, Setup};
 pub use haproxy::HaProxy;
 pub use load::Load;
 pub use proxy::Proxy;
 pub use redis::{Persistence, RedisServer};
+pub use sentinel::RedisSentinel;
 
 /// How long `eventually!` polls. Generous: a test that passes never waits that long, and two cores
 /// run many servers at once.

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -23,6 +23,8 @@ pub struct Message {
     pub data: String,
     /// Which connection brought it, from 1; shown when ids are missing.
     pub connection: usize,
+    /// When it was read.
+    pub at: Instant,
 }
 
 impl Message {
@@ -55,6 +57,7 @@ pub struct Seen {
 }
 
 type CutWhen = Arc<dyn Fn(&Message) -> bool + Send + Sync>;
+type Observer = Arc<dyn Fn(&Message) + Send + Sync>;
 
 /// How a client asks.
 #[derive(Clone)]
@@ -69,6 +72,7 @@ pub struct Options {
     receive_buffer: Option<u32>,
     from: Option<IpAddr>,
     cut_when: Option<CutWhen>,
+    observer: Option<Observer>,
 }
 
 /// The longest a client waits before it comes back, whatever `retry:` says.
@@ -123,6 +127,12 @@ impl Options {
     /// is lost, as on a cut line.
     pub fn cut_when(mut self, test: impl Fn(&Message) -> bool + Send + Sync + 'static) -> Self {
         self.cut_when = Some(Arc::new(test));
+        self
+    }
+
+    /// Shows every message, and keeps the gateway's own only: for clients that see more than a test wants to hold.
+    pub fn observe(mut self, observer: impl Fn(&Message) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Arc::new(observer));
         self
     }
 
@@ -182,6 +192,7 @@ impl Client {
             receive_buffer: None,
             from: None,
             cut_when: None,
+            observer: None,
         }
     }
 
@@ -297,6 +308,7 @@ impl Client {
                 event,
                 data,
                 connection,
+                ..
             } in seen.messages[from..].iter().take(9)
             {
                 eprintln!("  connection {connection}: {id:?} {event} {data}");
@@ -504,7 +516,14 @@ impl Run {
                 event,
                 data,
                 connection: seen.connections,
+                at: Instant::now(),
             };
+            if let Some(observer) = &self.options.observer {
+                observer(&message);
+                if !message.is_control() {
+                    continue;
+                }
+            }
             let cut = self
                 .options
                 .cut_when

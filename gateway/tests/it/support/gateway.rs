@@ -220,14 +220,7 @@ impl Gateway {
 
     /// Sends a signal by name: `TERM`, `INT`.
     pub fn signal(&self, name: &str) {
-        let id = self.child.as_ref().unwrap().id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([&format!("-{name}"), &id])
-                .status()
-                .unwrap()
-                .success()
-        );
+        super::redis::signal(self.child.as_ref().unwrap(), name);
     }
 
     /// Waits for the end and gives the exit code.

@@ -1,6 +1,7 @@
 //! A real `redis-server` on a free port with its own directory.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub struct RedisServer {
     directory: TempDir,
     persistence: Persistence,
     arguments: Vec<String>,
+    variables: Vec<(String, String)>,
+    primary: Option<SocketAddr>,
     login: String,
     child: Option<Child>,
 }
@@ -58,9 +61,40 @@ impl RedisServer {
             directory,
             persistence,
             arguments: Vec::new(),
+            variables: Vec::new(),
+            primary: None,
             login: String::new(),
             child: None,
         }
+    }
+
+    /// Settings and environment for the next start.
+    pub fn set(&mut self, arguments: &[&str]) {
+        self.arguments
+            .extend(arguments.iter().map(|&text| text.to_owned()));
+    }
+
+    pub fn variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Whose replica it is from the next start on.
+    pub fn follow(&mut self, primary: Option<SocketAddr>) {
+        self.primary = primary;
+    }
+
+    /// Where it keeps its data.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn runs(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// Sends a signal by name: `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) {
+        signal(self.child.as_ref().unwrap(), name);
     }
 
     /// Starts (again), on the same port with the same directory.
@@ -72,7 +106,15 @@ impl RedisServer {
         } else {
             "no"
         };
+        let primary = self.primary.iter().flat_map(|address| {
+            [
+                "--replicaof".to_owned(),
+                address.ip().to_string(),
+                address.port().to_string(),
+            ]
+        });
         let child = Command::new("redis-server")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .args([
                 "--port",
                 &self.address.port().to_string(),
@@ -90,6 +132,7 @@ impl RedisServer {
             .arg("--dir")
             .arg(self.directory.path())
             .args(&self.arguments)
+            .args(primary)
             .stdout(Stdio::from(log.try_clone().unwrap()))
             .stderr(Stdio::from(log))
             .spawn()
@@ -226,6 +269,33 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// One command on a connection of its own, given up after `patience`: for servers that may be down or stand still.
+pub async fn ask<T: FromRedisValue>(
+    address: SocketAddr,
+    words: &[&str],
+    patience: Duration,
+) -> redis::RedisResult<T> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(patience))
+        .set_response_timeout(Some(patience));
+    let client = redis::Client::open(format!("redis://{address}"))?;
+    let mut connection = client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await?;
+    redis::Cmd::new()
+        .arg(words)
+        .query_async(&mut connection)
+        .await
+}
+
+/// Sends a signal by name to a process of this test.
+pub fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &child.id().to_string()])
+        .status();
+    assert!(sent.unwrap().success(), "kill -{name}");
 }
 
 /// The stream key and channel of a room.

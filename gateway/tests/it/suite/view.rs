@@ -1,0 +1,112 @@
+//! What one client has seen, judged event by event as it arrives.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::ledger::{Id, number_of, parse_id};
+use crate::support::client::Message;
+
+/// What a `stream.reset` said.
+#[derive(Debug, Clone)]
+pub struct Reset {
+    pub reason: String,
+    pub after: Id,
+    /// `None`: to wherever the room's new history begins.
+    pub through: Option<Id>,
+}
+
+impl Reset {
+    fn of(message: &Message) -> Self {
+        let json: serde_json::Value = serde_json::from_str(&message.data).unwrap_or_default();
+        let id = |name: &str| json["lost"][name].as_str().and_then(parse_id);
+        Self {
+            reason: json["reason"].as_str().unwrap_or_default().to_owned(),
+            after: id("after").unwrap_or_default(),
+            through: id("through"),
+        }
+    }
+
+    /// Whether it says that this one may be gone.
+    pub fn covers(&self, id: Id) -> bool {
+        match self.through {
+            None => id > self.after,
+            Some(through) if through >= self.after => id > self.after && id <= through,
+            // Another branch, whose ids may be lower.
+            Some(through) => id <= through,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct View {
+    /// The position: of the last event, or where a reset said to go on.
+    pub last: Id,
+    /// Ids and moments by number, since the beginning.
+    pub received: HashMap<u64, (Id, Instant)>,
+    /// Since the last check, like the rest.
+    pub fresh: Vec<(Id, u64, Instant)>,
+    pub resets: Vec<Reset>,
+    pub repeated: usize,
+    /// Each in a sentence.
+    pub problems: Vec<String>,
+    last_at: Option<Instant>,
+    pub longest_gap: Duration,
+}
+
+impl View {
+    pub fn observe(&mut self, message: &Message) {
+        match message.event.as_str() {
+            "stream.reset" => {
+                let reset = Reset::of(message);
+                if reset.reason.is_empty() {
+                    self.problems
+                        .push(format!("a reset without a reason: {message:?}"));
+                }
+                self.last = message.id.as_deref().and_then(parse_id).unwrap_or_default();
+                self.resets.push(reset);
+            }
+            name if name.starts_with("stream.") => {}
+            _ => self.event(message),
+        }
+    }
+
+    fn event(&mut self, message: &Message) {
+        let Some(id) = message.id.as_deref().and_then(parse_id) else {
+            return;
+        };
+        let Some(number) = number_of(&message.data) else {
+            self.problems
+                .push(format!("an event that nobody published: {message:?}"));
+            return;
+        };
+        if let Some((before, _)) = self.received.get(&number) {
+            self.repeated += 1;
+            self.problems
+                .push(format!("event {number} twice: as {before:?} and as {id:?}"));
+        } else if id <= self.last {
+            self.problems
+                .push(format!("event {number} as {id:?} after {:?}", self.last));
+        }
+        self.last = id;
+        self.received.insert(number, (id, message.at));
+        self.fresh.push((id, number, message.at));
+        self.pulse(message.at);
+    }
+
+    /// Measures the time since the event before.
+    fn pulse(&mut self, now: Instant) {
+        if let Some(before) = self.last_at.replace(now) {
+            self.longest_gap = self.longest_gap.max(now.saturating_duration_since(before));
+        }
+    }
+
+    /// Forgets what belongs to one check. `now`: silence counts from here on.
+    pub fn begin(&mut self, now: Instant) {
+        self.fresh.clear();
+        self.resets.clear();
+        self.problems.clear();
+        self.repeated = 0;
+        self.longest_gap = Duration::ZERO;
+        self.last_at = Some(now);
+    }
+}

@@ -8,6 +8,8 @@ use protocol::servers::{Address, Layout};
 use tokio::time::Instant;
 
 use super::{BACKOFF, Driver};
+use crate::broker::redis::commands::To;
+use crate::broker::redis::library;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::rooms::ServerId;
 use crate::broker::redis::status::Trouble;
@@ -220,6 +222,17 @@ impl Driver {
             is_polling: false,
             moving: Vec::new(),
         });
+        if !is_one {
+            // Publishers may come to a server before the first subscriber does.
+            let (shared, to) = (self.shared.clone(), To::Server(address.clone()));
+            tokio::spawn(async move {
+                let loaded = library::load(&shared, &to).await;
+                let announced = library::notifications(&shared, &to).await;
+                if let Some(error) = loaded.err().or(announced.err()) {
+                    tracing::debug!(%error, ?to, "a server could not be prepared");
+                }
+            });
+        }
     }
 
     /// In a cluster a channel belongs to a slot: each server needs one that leads to it.

@@ -21,6 +21,7 @@ mod opening;
 mod operations;
 mod publish;
 mod resume;
+mod secrets;
 mod servers;
 mod slow;
 mod suite;

@@ -4,7 +4,7 @@ use crate::support::{Client, Gateway, RedisServer, Setup};
 
 /// Every way in which an event reaches a client works: the function, a plain `XADD`, an ephemeral one, HTTP; and so does
 /// coming back to what was missed.
-async fn assert_all_works(redis: &RedisServer, gateway: &Gateway) {
+pub async fn assert_all_works(redis: &RedisServer, gateway: &Gateway) {
     let client = Client::of(&[gateway.address], "demo").open().await;
     let first = gateway.publish("demo", "chat", "http").await;
     let repeated = async || {
@@ -31,7 +31,7 @@ async fn assert_all_works(redis: &RedisServer, gateway: &Gateway) {
     resumed.assert_never_reset();
 }
 
-async fn reasons(gateway: &Gateway) -> String {
+pub async fn reasons(gateway: &Gateway) -> String {
     gateway.admin("/readyz").await.unwrap().text()
 }
 

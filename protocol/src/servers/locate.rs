@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -13,6 +13,8 @@ use super::{Address, Kind, Layout, Primary, Servers, ServersError};
 
 /// Nodes of a cluster that are asked at a time.
 const ASKED: usize = 8;
+/// How long a later view of a cluster stands against earlier ones.
+const STALE: Duration = Duration::from_secs(5);
 
 /// Keeps its connections to those it asks.
 #[derive(Debug)]
@@ -22,13 +24,17 @@ pub struct Locator {
     open: HashMap<Address, MultiplexedConnection>,
     /// Nodes that the cluster named.
     named: Vec<Address>,
+    /// The view of the highest epoch.
+    latest: Option<View>,
 }
 
 /// One answer, and how recent its view is.
+#[derive(Debug, Clone)]
 struct View {
     layout: Layout,
     epoch: u64,
     is_ok: bool,
+    seen: Instant,
 }
 
 impl Locator {
@@ -40,6 +46,7 @@ impl Locator {
             patience,
             open: HashMap::new(),
             named: Vec::new(),
+            latest: None,
         }
     }
 
@@ -57,20 +64,33 @@ impl Locator {
     }
 
     async fn by_sentinels(&mut self, master: &str) -> Result<Layout, ServersError> {
-        let mut ask = redis::cmd("SENTINEL");
-        ask.arg("MASTER").arg(master);
+        let (mut state, mut address) = (redis::cmd("SENTINEL"), redis::cmd("SENTINEL"));
+        state.arg("MASTER").arg(master);
+        address.arg("GET-MASTER-ADDR-BY-NAME").arg(master);
         let known = self.servers.known().to_vec();
-        let commands = [ask];
+        let commands = [state, address];
         let answers = self.ask_majority(known, true, &commands, |_, values| {
-            sentinel_view(&values[0]).ok_or_else(|| match &values[0] {
+            sentinel_view(&values[0], &values[1]).ok_or_else(|| match &values[0] {
                 Value::ServerError(error) => said(error),
                 _ => ServersError("an answer of a sentinel could not be understood".into()),
             })
         });
         let views = answers.await?;
         let newest = views.into_iter().max_by_key(|view| view.epoch);
-        let layout = newest.map(|view| view.layout);
-        let layout = layout.ok_or_else(|| ServersError("no sentinel answers".into()))?;
+        let newest = newest.ok_or_else(|| ServersError("no sentinel answers".into()))?;
+        if let Some(before) = self.latest.clone()
+            && newest.epoch < before.epoch
+            && self.primary(before.layout.clone()).await.is_ok()
+        {
+            // Those who answered first have not heard of the last failover.
+            return Ok(before.layout);
+        }
+        self.latest = Some(newest.clone());
+        self.primary(newest.layout).await
+    }
+
+    /// The layout, if its server says that it is a primary.
+    async fn primary(&mut self, layout: Layout) -> Result<Layout, ServersError> {
         // A sentinel names the old primary until the new one is promoted.
         let address = layout.primaries()[0].address.clone();
         let info = self.servers.connection_info(&address)?;
@@ -105,6 +125,13 @@ impl Locator {
             .into_iter()
             .max_by_key(|view| (view.is_ok, view.epoch))
             .ok_or_else(|| ServersError("no node of the cluster answers".into()))?;
+        if let Some(before) = &self.latest
+            && newest.epoch < before.epoch
+            && before.seen.elapsed() < STALE
+        {
+            return Ok(before.layout.clone());
+        }
+        self.latest = Some(newest.clone());
         self.named.clear();
         for primary in newest.layout.primaries() {
             self.named.push(primary.address.clone());
@@ -232,8 +259,9 @@ fn integer(value: Option<&Value>) -> Option<u16> {
     }
 }
 
-/// `SENTINEL MASTER` (documented fields `ip`, `port`, `config-epoch`).
-fn sentinel_view(value: &Value) -> Option<View> {
+/// `SENTINEL MASTER` for its `config-epoch`, `SENTINEL GET-MASTER-ADDR-BY-NAME` for the address: during
+/// a failover only the latter names the new primary at once.
+fn sentinel_view(value: &Value, address: &Value) -> Option<View> {
     let pairs: Vec<(String, String)> = match value {
         Value::Array(list) => list
             .chunks_exact(2)
@@ -249,13 +277,18 @@ fn sentinel_view(value: &Value) -> Option<View> {
         let found = pairs.iter().find(|(field, _)| field == name);
         found.map(|(_, value)| value.as_str())
     };
-    let address = Address::Tcp(field("ip")?.to_owned(), field("port")?.parse().ok()?);
+    let Value::Array(address) = address else {
+        return None;
+    };
+    let port = text(address.get(1))?.parse().ok()?;
+    let address = Address::Tcp(text(address.first())?, port);
     Some(View {
         layout: Layout::single(address),
         epoch: field("config-epoch")
             .and_then(|epoch| epoch.parse().ok())
             .unwrap_or(0),
         is_ok: true,
+        seen: Instant::now(),
     })
 }
 
@@ -301,6 +334,7 @@ fn cluster_view(asked: &Address, values: &[Value]) -> Result<View, ServersError>
             .and_then(|epoch| epoch.parse().ok())
             .unwrap_or(0),
         is_ok: field("cluster_state") == Some("ok"),
+        seen: Instant::now(),
     })
 }
 

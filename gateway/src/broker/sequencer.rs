@@ -77,7 +77,7 @@ enum Reading {
 }
 
 /// The state of one room.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Sequencer {
     /// `None` until joined.
     head: Option<EventId>,
@@ -257,9 +257,9 @@ impl Sequencer {
                 self.hold(message);
                 continue;
             }
-            // It was published before the read, and the stream does not have it any more.
-            let vanished = index < known && message.item.id() > self.head;
-            if message.item.id().is_none() || !vanished {
+            // What was published before the read has come with it, or the stream does not have it any
+            // more.
+            if message.item.id().is_none() || index >= known {
                 self.accept(message, out);
             }
         }
@@ -299,6 +299,10 @@ impl Sequencer {
                 prev == head || (prev != EventId::ZERO && prev < head && !branched)
             });
         if follows {
+            if message.prev != Some(head) {
+                // The head is not there any more: deleted, or left behind with another primary.
+                self.counted = None;
+            }
             self.append(message.item, id, out);
         } else {
             self.hold(message);
@@ -372,7 +376,7 @@ impl Sequencer {
             return false;
         }
         match self.verdict(asked, head, (added, length), &history) {
-            Verdict::Continuous => {}
+            Verdict::Continuous => self.behind = None,
             Verdict::Behind => {
                 self.behind = Some(history.last_id);
                 self.counted = None;
@@ -396,6 +400,10 @@ impl Sequencer {
             }
         }
         let more = history.more;
+        if !history.anchor_found && history.last_id != asked {
+            // The count belonged to an entry that is not there any more, perhaps of another primary.
+            self.counted = None;
+        }
         // Where the page begins at the oldest entry, what is after it can be counted.
         let after_page = length.checked_sub(history.items.len() as u64);
         let after_page = after_page.filter(|_| history.oldest.is_some_and(|oldest| oldest > asked));
@@ -432,19 +440,19 @@ impl Sequencer {
             if self.gone_at_issue {
                 // The signal may be about an earlier stream than the one that was read last: what
                 // has been handed on must not come again.
-                let known = oldest.is_some_and(|oldest| oldest <= asked);
-                let resume = if known { head } else { EventId::ZERO };
+                let resume = match oldest {
+                    Some(oldest) if oldest <= asked => head.min(last),
+                    Some(_) => EventId::ZERO,
+                    None => last,
+                };
                 return Verdict::Reset(ResetReason::Deleted, resume);
             }
         }
         if asked < head {
-            // The stream was seen below the head. Entries up to the head are another branch.
-            let branch = history
-                .items
-                .iter()
-                .filter_map(Item::id)
-                .any(|id| id <= head);
-            if branch || !found {
+            // The stream was seen below the head. Entries up to the head are another branch, unless the
+            // head is among them: then the stream is back on the branch that the head is on.
+            let mut ids = history.items.iter().filter_map(Item::id);
+            if ids.clone().any(|id| id < head) && !ids.any(|id| id == head) {
                 return Verdict::Reset(ResetReason::Fork, asked);
             }
         }
@@ -493,5 +501,7 @@ enum Verdict {
     Reset(ResetReason, EventId),
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,169 @@
+//! Cases that were found once.
+
+use super::{Model, Node};
+use crate::broker::sequencer::model::redis::Redis;
+use crate::broker::sequencer::model::reference::Transition::{self, *};
+use crate::broker::sequencer::model::reference::{Faults, Publisher, Reference};
+use crate::hub::ResetReason;
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
+
+const HEARD: Transition = Publish {
+    by: Publisher::A,
+    announced: true,
+};
+/// With a signal and no message.
+const UNHEARD: Transition = Publish {
+    by: Publisher::A,
+    announced: false,
+};
+
+/// Gives the node before the last event.
+fn play(transitions: &[Transition]) -> Node {
+    let mut redis = Redis::new(Faults::default());
+    let mut node = Node::default();
+    for transition in transitions {
+        redis = Reference::apply(redis, transition);
+        node.step(&redis, transition);
+    }
+    redis = node.come_to_rest(redis);
+    Model::teardown(node.clone(), redis);
+    node
+}
+
+fn reasons(node: &Node) -> Vec<ResetReason> {
+    node.told.iter().map(|told| told.reset.reason).collect()
+}
+
+/// The signal of a deletion comes late: the stream has begun anew, was read, and then lost the
+/// entry that the next read begins at.
+#[test]
+fn a_late_deletion_repeats_nothing() {
+    let fails = false;
+    play(&[
+        Connect,
+        UNHEARD,
+        Drop(0),
+        HEARD,
+        HEARD,
+        Deliver(3),
+        Execute,
+        Delete { signal: true },
+        Settle,
+        UNHEARD,
+        Drop(2),
+        UNHEARD,
+        Drop(2),
+        Return { fails },
+        UNHEARD,
+        Drop(2),
+        UNHEARD,
+        Drop(2),
+        Execute,
+        Remove(2),
+    ]);
+}
+
+/// What a page read after a trim leaves to be read is trimmed up to just where the page ended: nothing is missing.
+#[test]
+fn a_trim_that_ends_where_a_page_ended_resets_nothing() {
+    let node = play(&[
+        Connect,
+        Execute,
+        UNHEARD,
+        Deliver(1),
+        Return { fails: false },
+        Settle,
+        UNHEARD,
+        Drop(0),
+        UNHEARD,
+        Drop(0),
+        UNHEARD,
+        Drop(0),
+        Add,
+        Drop(0),
+        Trim { keep: 4 },
+        Execute,
+        Trim { keep: 1 },
+    ]);
+    assert_eq!(
+        reasons(&node),
+        [ResetReason::Trimmed],
+        "for the first one only"
+    );
+    assert_eq!(node.got.len(), 4);
+}
+
+/// Messages of the old primary are held while the new one, which lacks them, is read.
+#[test]
+fn messages_of_an_old_primary_are_no_fork() {
+    let cut = Fork {
+        writes: 4,
+        back: false,
+        cut: false,
+    };
+    let node = play(&[
+        Connect,
+        HEARD,
+        Lose,
+        Execute,
+        Connect,
+        Return { fails: false },
+        HEARD,
+        Deliver(2),
+        HEARD,
+        HEARD,
+        HEARD,
+        Execute,
+        cut,
+    ]);
+    assert_eq!(reasons(&node), []);
+}
+
+/// Two failovers, or a failover and a restored copy, and no event between them.
+#[test]
+fn going_back_twice_is_no_fork() {
+    let back = |writes, cut| Fork {
+        writes,
+        back: false,
+        cut,
+    };
+    let node = play(&[
+        HEARD,
+        BackUp,
+        Connect,
+        HEARD,
+        HEARD,
+        Execute,
+        Return { fails: false },
+        back(1, true),
+        Connect,
+        Execute,
+        Return { fails: false },
+        Restore { back: false },
+    ]);
+    assert_eq!(reasons(&node), []);
+}
+
+/// The first one to be promoted lacks an event, the second one has it.
+#[test]
+fn coming_back_to_the_own_branch_is_no_fork() {
+    let node = play(&[
+        HEARD,
+        HEARD,
+        Connect,
+        Execute,
+        Return { fails: false },
+        BackUp,
+        Lose,
+        Fork {
+            writes: 1,
+            back: false,
+            cut: true,
+        },
+        Connect,
+        Execute,
+        Return { fails: false },
+        Restore { back: false },
+    ]);
+    assert_eq!(reasons(&node), []);
+}

@@ -9,6 +9,9 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use protocol::RoomName;
+use protocol::servers::ServersConfig;
+
+use crate::target::{Failure, FailureKind, Receipt};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -24,8 +27,18 @@ Examples:
 A JSON line is {\"event\": NAME, \"data\": TEXT OR ANY JSON, \"room\": ROOM, \"idempotency_key\": KEY};
 only data is required. Publishing stops at the first line that is refused; what came before it is published.
 
-Environment: SSE_REDIS__URL, SSE_REDIS__PREFIX and SSE_PUBLISH_KEY stand for --redis, --prefix and
---key (a password on a command line can be read by every user of the machine); NO_COLOR.
+  Until a replica of Redis has it
+    sse-publish orders --replicas 1 --data 17
+
+Redis: redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE], redis+unix:///PATH;
+redis+sentinel://[USER:PASSWORD@]SENTINEL[:PORT],SENTINEL[:PORT]/PRIMARY[/DATABASE];
+redis+cluster://[USER:PASSWORD@]NODE[:PORT],NODE[:PORT]; with TLS rediss://, rediss+sentinel:// and
+rediss+cluster://. Certificates and passwords in files are read again for each connection.
+
+Environment: SSE_REDIS__URL, SSE_REDIS__PREFIX, SSE_REDIS__PASSWORD_FILE, SSE_REDIS__CA_FILE,
+SSE_REDIS__CERT_FILE, SSE_REDIS__KEY_FILE, SSE_REDIS__SENTINEL_USER, SSE_REDIS__SENTINEL_PASSWORD,
+SSE_REDIS__SENTINEL_PASSWORD_FILE and SSE_PUBLISH_KEY stand for --redis, --prefix, --redis-password-file
+and so on, and --key (a password on a command line can be read by every user of the machine); NO_COLOR.
 TRACEPARENT names the trace that the events belong to. OTEL_EXPORTER_OTLP_ENDPOINT, such as
 http://127.0.0.1:4317, and the other OTEL_ variables export a span for each event.
 
@@ -33,7 +46,8 @@ Exit codes:
   0   everything was published
   1   another failure, such as a key of the wrong type under the room's name
   64  bad usage, or an event was refused
-  69  the server was not available, also after retries
+  69  the server was not available, also after retries; or an event is stored, and fewer
+      than --replicas have it
   77  not permitted
   130 interrupted; how many were published is said";
 
@@ -99,6 +113,32 @@ pub struct Server {
     /// How long to go on trying while the server is not available; 0s is not at all
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub retry_for: Duration,
+    /// How to log in, and to whom.
+    #[command(flatten)]
+    pub login: Login,
+}
+
+/// Flags about files and users, for Redis and its sentinels.
+#[derive(Debug, Args)]
+pub struct Login {
+    /// File with the password for Redis
+    #[arg(long, value_name = "FILE")]
+    pub redis_password_file: Option<PathBuf>,
+    /// PEM file with the certificates that sign those of the servers [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    pub redis_ca_file: Option<PathBuf>,
+    /// PEM file with the certificate to show to the servers
+    #[arg(long, value_name = "FILE")]
+    pub redis_cert_file: Option<PathBuf>,
+    /// PEM file with its private key
+    #[arg(long, value_name = "FILE")]
+    pub redis_key_file: Option<PathBuf>,
+    /// ACL user of the sentinels
+    #[arg(long, value_name = "NAME")]
+    pub sentinel_user: Option<String>,
+    /// File with the password of the sentinels
+    #[arg(long, value_name = "FILE")]
+    pub sentinel_password_file: Option<PathBuf>,
 }
 
 impl Server {
@@ -108,6 +148,36 @@ impl Server {
         let from_environment = || variable("SSE_REDIS__URL");
         let url = self.redis.clone().or_else(from_environment);
         url.unwrap_or_else(|| "redis://127.0.0.1:6379".into())
+    }
+
+    /// All of it; each setting is the flag, else the environment.
+    #[must_use]
+    pub fn config(&self) -> ServersConfig {
+        let file = |flag: &Option<PathBuf>, name| {
+            let from_environment = || variable(name).map(PathBuf::from);
+            flag.clone().or_else(from_environment)
+        };
+        let login = &self.login;
+        // A flag stands for either: what the environment says of the other one is not meant.
+        let sentinel_password_file = file(
+            &login.sentinel_password_file,
+            "SSE_REDIS__SENTINEL_PASSWORD_FILE",
+        );
+        let sentinel_password = match login.sentinel_password_file {
+            None => variable("SSE_REDIS__SENTINEL_PASSWORD"),
+            Some(_) => None,
+        };
+        let user = || variable("SSE_REDIS__SENTINEL_USER");
+        ServersConfig {
+            url: self.url(),
+            password_file: file(&login.redis_password_file, "SSE_REDIS__PASSWORD_FILE"),
+            ca_file: file(&login.redis_ca_file, "SSE_REDIS__CA_FILE"),
+            cert_file: file(&login.redis_cert_file, "SSE_REDIS__CERT_FILE"),
+            key_file: file(&login.redis_key_file, "SSE_REDIS__KEY_FILE"),
+            sentinel_user: login.sentinel_user.clone().or_else(user),
+            sentinel_password,
+            sentinel_password_file,
+        }
     }
 }
 
@@ -150,28 +220,34 @@ pub struct Publish {
     /// can be repeated.
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
-    /// Print a JSON object for each event: {"room","id","repeat"}, and {"error"} if it fails
+    /// Print a JSON object for each event: {"room","id","repeat"}, with "replicas" if they are waited for, and {"error"} if it fails
     #[arg(long)]
     pub json: bool,
     /// Deliver to whoever is there and store nothing; not retried once it is on its way
-    #[arg(long, conflicts_with_all = ["idempotency_key", "max_len", "max_age", "expire"])]
+    #[arg(long, conflicts_with_all = ["idempotency_key", "max_len", "max_age", "expire", "replicas"])]
     pub ephemeral: bool,
     /// Where Redis is.
     #[command(flatten)]
     pub server: Server,
     /// Publish through a gateway at this address, such as http://127.0.0.1:8080, instead of Redis
-    #[arg(long, value_name = "URL", conflicts_with_all = ["redis", "prefix", "max_len", "max_age", "expire"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["redis", "prefix", "redis_password_file", "redis_ca_file", "redis_cert_file", "redis_key_file", "sentinel_user", "sentinel_password_file"])]
     pub url: Option<String>,
     /// Key that may publish through the gateway
     #[arg(long, value_name = "KEY", requires = "url")]
     pub key: Option<String>,
-    /// Events to keep in the room, roughly; 0 keeps all [default: 1000]
+    /// Wait until this many replicas of Redis have each event, and fail if fewer do
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=16))]
+    pub replicas: Option<u64>,
+    /// How long to wait for them, from 1ms to 10s
+    #[arg(long, value_name = "TIME", default_value = "1s", requires = "replicas", value_parser = wait)]
+    pub replica_timeout: Duration,
+    /// Events to keep in the room, roughly; 0 keeps all [default: 1000, or what the gateway says]
     #[arg(long, value_name = "N")]
     pub max_len: Option<u64>,
-    /// How long to keep events, roughly; 0s is for ever [default: 0s]
+    /// How long to keep events, roughly; 0s is for ever [default: 0s, or what the gateway says]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub max_age: Option<Duration>,
-    /// How long an idle room is kept; 0s is for ever [default: 1d]
+    /// How long an idle room is kept; 0s is for ever [default: 1d, or what the gateway says]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub expire: Option<Duration>,
     /// What Redis keys and channels begin with [default: sse:]
@@ -191,10 +267,54 @@ impl Publish {
         prefix.unwrap_or_else(|| protocol::keys::DEFAULT_PREFIX.into())
     }
 
+    /// Whether to wait for replicas.
+    #[must_use]
+    pub fn replicas(&self) -> Option<Replicas> {
+        self.replicas.map(|replicas| Replicas {
+            replicas,
+            timeout: self.replica_timeout,
+        })
+    }
+
     /// The key for the gateway: the flag, else the environment.
     #[must_use]
     pub fn key(&self) -> Option<String> {
         self.key.clone().or_else(|| variable("SSE_PUBLISH_KEY"))
+    }
+}
+
+/// For how many replicas to wait, and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replicas {
+    /// 1 to 16.
+    pub replicas: u64,
+    /// 1 ms to 10 s.
+    pub timeout: Duration,
+}
+
+impl Replicas {
+    /// The time in milliseconds.
+    #[must_use]
+    pub fn millis(self) -> u64 {
+        u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Says that fewer replicas have the last of these events, if so, and `why`, if that is known.
+    #[must_use]
+    pub fn shortage(self, receipts: &[Receipt], why: Option<&str>) -> Option<Failure> {
+        let last = receipts.last()?;
+        let has = last.replicas.unwrap_or(0);
+        if has >= self.replicas {
+            return None;
+        }
+        let id = last.id.as_deref().unwrap_or_default();
+        let because = why.map(|why| format!(" ({why})")).unwrap_or_default();
+        let sentence = format!(
+            "the event {id} is stored, but {has} of {} replicas have it after {} ms{because}",
+            self.replicas,
+            self.millis()
+        );
+        Some(Failure::new(FailureKind::Unreplicated, sentence))
     }
 }
 
@@ -224,6 +344,16 @@ fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| "a time is a number with ms, s, m, h or d, such as 30s")?;
     let millis = number.checked_mul(millis).ok_or("this is too long")?;
     Ok(Duration::from_millis(millis))
+}
+
+/// A time that a server may wait.
+fn wait(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_millis(1)..=Duration::from_secs(10);
+    let wait = duration(text)?;
+    match range.contains(&wait) {
+        true => Ok(wait),
+        false => Err("it is from 1ms to 10s".into()),
+    }
 }
 
 /// A command line that does not lead to a run.
@@ -320,7 +450,11 @@ mod tests {
         for args in [
             &["r", "--ephemeral", "--idempotency-key", "k"][..],
             &["r", "--url", "http://h", "--redis", "redis://h"],
-            &["r", "--url", "http://h", "--max-len", "1"],
+            &["r", "--url", "http://h", "--redis-ca-file", "ca.pem"],
+            &["r", "--ephemeral", "--replicas", "1"],
+            &["r", "--replicas", "17"],
+            &["r", "--replica-timeout", "1s"],
+            &["r", "--replicas", "1", "--replica-timeout", "11s"],
             &["r", "--key", "k"],
             &["r", "--data", "x", "--rate", "1"],
             &["r", "--rate", "0"],

@@ -43,11 +43,12 @@ fn in_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
 
 /// `sse-publish load`.
 async fn load_library(load: cli::Load) -> Result<(), Failure> {
-    let mut server = target::redis::Connection::new(&load.server.url())?;
+    let patience = target::redis::RESPONSE_TIMEOUT;
+    let mut servers = target::redis::Deployment::new(&load.server.config(), patience)?;
     let done = Retry::new(load.server.retry_for)
-        .run(async || target::library::put_in_place(&mut server).await)
+        .run(async || target::library::put_everywhere(&mut servers).await)
         .await?;
-    report::print(&done.to_string());
+    report::print(&done);
     Ok(())
 }
 

@@ -60,11 +60,14 @@ impl Report {
         self.repeats += u64::from(receipt.repeat);
         self.bar.inc(1);
         if self.json {
-            let line = serde_json::json!({
+            let mut line = serde_json::json!({
                 "room": room.as_str(),
                 "id": receipt.id,
                 "repeat": receipt.repeat,
             });
+            if let Some(replicas) = receipt.replicas {
+                line["replicas"] = replicas.into();
+            }
             show(&format!("{line}\n"));
         } else if let (false, Some(id)) = (self.many, &receipt.id) {
             show(&format!("{id}\n"));

@@ -39,6 +39,8 @@ pub enum FailureKind {
     Unavailable,
     /// Like [`FailureKind::Unavailable`], but another try might deliver twice.
     Unknown,
+    /// It is stored, and fewer replicas have it than were asked for; not tried again.
+    Unreplicated,
     /// Anything else; not tried again.
     Other,
 }
@@ -73,7 +75,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             FailureKind::Refused => 64,
-            FailureKind::Unavailable | FailureKind::Unknown => 69,
+            FailureKind::Unavailable | FailureKind::Unknown | FailureKind::Unreplicated => 69,
             FailureKind::Forbidden => 77,
             FailureKind::Interrupted => 130,
             FailureKind::Other => 1,
@@ -82,12 +84,14 @@ impl Failure {
 }
 
 /// What a server said of an event that it took.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Receipt {
     /// `None` for an ephemeral event.
     pub id: Option<String>,
     /// The idempotency key was known: nothing new was stored.
     pub repeat: bool,
+    /// Replicas that have it, if they were waited for.
+    pub replicas: Option<u64>,
 }
 
 /// How far a try came: receipts for the first events of the batch, and what stopped it.
@@ -124,7 +128,7 @@ impl Target {
     /// An address cannot be used.
     pub fn from_cli(cli: &cli::Publish) -> Result<Self, Failure> {
         match &cli.url {
-            Some(url) => http::Publisher::new(url, cli.key()).map(Self::Http),
+            Some(url) => http::Publisher::new(url, cli).map(Self::Http),
             None => redis::Publisher::from_cli(cli).map(Self::Redis),
         }
     }

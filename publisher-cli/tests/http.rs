@@ -109,6 +109,44 @@ fn a_request_says_everything() {
 }
 
 #[test]
+fn limits_and_replicas_go_into_the_query() {
+    let some = ("201 Created", "{\"id\":\"5-0\",\"replicas\":1}");
+    let none = (
+        "201 Created",
+        "{\"id\":\"6-0\",\"replicas\":0,\"replicas_error\":\"no WAIT\"}",
+    );
+    let (url, requests) = gateway(&[some, some, none, CREATED]);
+    let limits = ["--max-len", "0", "--max-age", "1h", "--expire", "0s"];
+    let wait = ["--replicas", "1", "--replica-timeout", "20ms"];
+    let to = ["demo", "--url", &url, "--json"];
+    let first = run(&[&to[..], &limits, &wait].concat(), b"one\ntwo\nthree\n");
+    assert_eq!(first.code, Some(69), "{first:?}");
+    let last = first.stderr.lines().last().unwrap();
+    assert!(
+        last.contains("event 6-0 is stored") && last.ends_with("(no WAIT)"),
+        "{last}"
+    );
+    assert_eq!(
+        first
+            .stdout
+            .lines()
+            .filter(|line| line.contains("\"replicas\":1"))
+            .count(),
+        2
+    );
+    let request = requests.recv().unwrap();
+    let query = "?max_len=0&max_age=3600000ms&expire=0ms&replicas=1&wait=20ms";
+    assert_eq!(
+        request.line,
+        format!("POST /rooms/demo/events{query} HTTP/1.1")
+    );
+    // A gateway that knows nothing of replicas.
+    let old = run(&[&to[..], &wait, &["--data", "x"]].concat(), b"");
+    assert_eq!(old.code, Some(69), "{old:?}");
+    assert!(old.stderr.contains("does not say"), "{old:?}");
+}
+
+#[test]
 fn lost_and_late_answers_are_retried_with_the_same_key() {
     let busy = ("503 Service Unavailable", "{\"error\":\"Redis is away\"}");
     let again = ("200 OK", "{\"id\":\"6-0\"}");

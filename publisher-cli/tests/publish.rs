@@ -231,11 +231,15 @@ fn what_breaks_a_rule_is_refused_and_not_stored() {
         64,
         "Redis URL",
     );
-    refused(
-        &run(&["r", "--redis", "rediss://x", "--data", "x"], b""),
-        64,
-        "TLS",
-    );
+    for (flags, word) in [
+        (["--redis", "redis+cluster://x/1"], "database 0"),
+        (["--redis", "redis+sentinel://x"], "name of the primary"),
+        (["--redis-password-file", "/no/such"], "/no/such"),
+        (["--redis-ca-file", "ca.pem"], "rediss://"),
+    ] {
+        let run = run(&[&["r", "--data", "x"][..], &flags].concat(), b"");
+        refused(&run, 64, word);
+    }
     assert_eq!(redis.ask::<i64>(&["DBSIZE"]), 0);
     let half = at(&["r"], b"one\ntwo\n{\"x\":1}\nfour\n");
     refused(&half, 64, "line 3");
@@ -524,4 +528,53 @@ fn a_reader_that_leaves_is_no_failure() {
 fn completions_are_printed() {
     let script = run(&["completions", "bash"], b"");
     assert!(ok(&script).contains("--idempotency-key"));
+}
+
+#[test]
+fn replicas_are_waited_for_and_missed() {
+    let primary = Redis::start(&[]);
+    let port = primary.port().to_string();
+    let replica = Redis::start(&["--replicaof", "127.0.0.1", &port]);
+    eventually("the replica follows", || {
+        let text: String = primary.ask(&["INFO", "replication"]);
+        text.contains("state=online")
+    });
+    let url = primary.url();
+    let to = ["demo", "--redis", &url, "--replicas"];
+    let flags = ["1", "--replica-timeout", "10s", "--json"];
+    let run1 = run(&[&to[..], &flags].concat(), b"one\ntwo\n");
+    assert_eq!(replica.entries("demo").len(), 2);
+    for line in ok(&run1).lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["replicas"], 1, "{line}");
+    }
+    replica.signal("STOP");
+    let flags = ["1", "--replica-timeout", "50ms", "--idempotency-key", "k"];
+    let one = [&to[..], &flags, &["--data", "x"]].concat();
+    for _ in 0..2 {
+        let short = run(&one, b"");
+        let entries = primary.entries("demo");
+        assert_eq!(entries.len(), 3, "stored once");
+        let id = &entries[2].0;
+        assert_eq!(short.stdout, format!("{id}\n"));
+        refused(
+            &short,
+            69,
+            &format!("the event {id} is stored, but 0 of 1 replicas"),
+        );
+    }
+    let many = run(&[&to[..], &flags[..3], &["--json"]].concat(), b"a\nb\n");
+    assert_eq!(primary.entries("demo").len(), 5);
+    let lines: Vec<&str> = many.stdout.lines().collect();
+    assert_eq!((many.code, lines.len()), (Some(69), 3), "{many:?}");
+    assert!(lines[1].contains("\"replicas\":0") && lines[2].contains("\"error\""));
+    replica.signal("CONT");
+    let again = [&to[..], &["1", "--idempotency-key", "k", "--data", "x"]].concat();
+    let again = run(&[&again[..], &["--replica-timeout", "10s"]].concat(), b"");
+    assert_eq!(ok(&again).trim_end(), primary.entries("demo")[2].0);
+    let more = run(
+        &[&to[..], &["2", "--replica-timeout", "5ms", "--data", "x"]].concat(),
+        b"",
+    );
+    refused(&more, 69, "1 of 2 replicas");
 }

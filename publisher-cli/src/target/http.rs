@@ -14,6 +14,7 @@ use protocol::trace::TRACEPARENT;
 use tokio::time::timeout;
 
 use super::{Failure, FailureKind, Progress, Receipt};
+use crate::cli;
 use crate::input::Outgoing;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +28,9 @@ pub struct Publisher {
     client: Client<HttpConnector, Full<Bytes>>,
     base: String,
     authorization: Option<HeaderValue>,
+    /// What follows the path, with a question mark, or nothing.
+    query: String,
+    replicas: Option<cli::Replicas>,
 }
 
 impl Publisher {
@@ -34,7 +38,7 @@ impl Publisher {
     ///
     /// # Errors
     /// Address or key cannot be used.
-    pub fn new(url: &str, key: Option<String>) -> Result<Self, Failure> {
+    pub fn new(url: &str, cli: &cli::Publish) -> Result<Self, Failure> {
         let uri: Uri = url
             .parse()
             .map_err(|error| Failure::refused(format!("'{url}' is not a URL: {error}")))?;
@@ -46,7 +50,8 @@ impl Publisher {
                 "'{url}' is not http://HOST[:PORT][/PREFIX] (TLS is not supported, and the key goes into --key)"
             )));
         }
-        let authorization = key
+        let authorization = cli
+            .key()
             .map(|key| HeaderValue::from_str(&format!("Bearer {key}")))
             .transpose()
             .map_err(|_| Failure::refused("the key has characters that cannot be in a header"))?
@@ -61,6 +66,8 @@ impl Publisher {
             client: Client::builder(TokioExecutor::new()).build(connector),
             base: url.trim_end_matches('/').to_owned(),
             authorization,
+            query: query(cli),
+            replicas: cli.replicas(),
         })
     }
 
@@ -69,7 +76,13 @@ impl Publisher {
         let mut progress = Progress::default();
         for event in batch {
             match self.one(room, event).await {
-                Ok(receipt) => progress.receipts.push(receipt),
+                Ok((receipt, shortage)) => {
+                    progress.receipts.push(receipt);
+                    if shortage.is_some() {
+                        progress.failure = shortage;
+                        break;
+                    }
+                }
                 Err(failure) => {
                     progress.failure = Some(failure);
                     break;
@@ -79,14 +92,18 @@ impl Publisher {
         progress
     }
 
-    async fn one(&self, room: &RoomName, event: &Outgoing) -> Result<Receipt, Failure> {
+    async fn one(
+        &self,
+        room: &RoomName,
+        event: &Outgoing,
+    ) -> Result<(Receipt, Option<Failure>), Failure> {
         let mut envelope = event.envelope();
         if event.ephemeral {
             envelope["ephemeral"] = true.into();
         }
         let mut request = Request::builder()
             .method(Method::POST)
-            .uri(format!("{}/rooms/{room}/events", self.base))
+            .uri(format!("{}/rooms/{room}/events{}", self.base, self.query))
             .header(CONTENT_TYPE, "application/json");
         if !event.ephemeral {
             request = request.header("idempotency-key", &event.key);
@@ -100,7 +117,9 @@ impl Publisher {
         let request = request
             .body(Full::new(Bytes::from(envelope.to_string())))
             .map_err(|error| Failure::refused(format!("no request can be made of it: {error}")))?;
-        let (status, body) = match timeout(RESPONSE_TIMEOUT, self.exchange(request)).await {
+        let wait = self.replicas.map(|wait| wait.timeout);
+        let patience = RESPONSE_TIMEOUT + wait.unwrap_or_default();
+        let (status, body) = match timeout(patience, self.exchange(request)).await {
             Ok(answer) => answer.map_err(|lost| lost.failure(event))?,
             Err(_) => return Err(Lost::on_the_way("it did not answer in time").failure(event)),
         };
@@ -120,11 +139,15 @@ impl Publisher {
         Ok((status, body.to_bytes()))
     }
 
-    fn judge(&self, status: StatusCode, body: &[u8], event: &Outgoing) -> Result<Receipt, Failure> {
-        let member = |name: &str| {
-            let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-            json[name].as_str().map(str::to_owned)
-        };
+    /// The receipt, and what it lacks of what was asked for.
+    fn judge(
+        &self,
+        status: StatusCode,
+        body: &[u8],
+        event: &Outgoing,
+    ) -> Result<(Receipt, Option<Failure>), Failure> {
+        let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+        let member = |name: &str| json[name].as_str().map(str::to_owned);
         if status.is_success() {
             let id = member("id");
             if id.is_none() && !event.ephemeral {
@@ -134,11 +157,22 @@ impl Publisher {
                 );
                 return Err(Failure::other(sentence));
             }
-            return Ok(Receipt {
+            let receipt = Receipt {
                 id,
                 // A random key was ours: it is known only from an earlier try of this event.
                 repeat: event.own_key && status == StatusCode::OK,
-            });
+                replicas: json["replicas"]
+                    .as_u64()
+                    .filter(|_| self.replicas.is_some()),
+            };
+            let why = match receipt.replicas {
+                Some(_) => member("replicas_error"),
+                None => Some("the gateway does not say".to_owned()),
+            };
+            let shortage = self
+                .replicas
+                .and_then(|wait| wait.shortage(std::slice::from_ref(&receipt), why.as_deref()));
+            return Ok((receipt, shortage));
         }
         let kind = match status.as_u16() {
             401 | 403 => FailureKind::Forbidden,
@@ -156,6 +190,27 @@ impl Publisher {
         );
         Err(Failure::new(kind, sentence))
     }
+}
+
+/// What the flags ask for beside the event.
+fn query(cli: &cli::Publish) -> String {
+    let millis = |time: Duration| format!("{}ms", time.as_millis());
+    let wait = cli.replicas();
+    let pairs = [
+        ("max_len", cli.max_len.map(|events| events.to_string())),
+        ("max_age", cli.max_age.map(millis)),
+        ("expire", cli.expire.map(millis)),
+        ("replicas", wait.map(|wait| wait.replicas.to_string())),
+        ("wait", wait.map(|wait| millis(wait.timeout))),
+    ];
+    let mut query = String::new();
+    for (name, value) in pairs {
+        if let Some(value) = value {
+            let mark = if query.is_empty() { '?' } else { '&' };
+            query += &format!("{mark}{name}={value}");
+        }
+    }
+    query
 }
 
 /// No whole answer came.

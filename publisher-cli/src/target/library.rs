@@ -5,7 +5,7 @@ use std::fmt;
 use protocol::publish::{LIBRARY_NAME, LIBRARY_VERSION, VERSION_FUNCTION_NAME, library, script};
 use redis::Value;
 
-use super::redis::{Connection, Refusal, refusal};
+use super::redis::{Deployment, Refusal, Server};
 use super::{Failure, FailureKind};
 
 const NOTIFICATIONS: &str = "notify-keyspace-events";
@@ -29,10 +29,10 @@ pub enum Loaded {
 ///
 /// # Errors
 /// The server is away.
-pub async fn load(connection: &mut Connection) -> Result<Result<Loaded, Refusal>, Failure> {
+pub async fn load(server: &mut Server) -> Result<Result<Loaded, Refusal>, Failure> {
     let mut ask = redis::cmd("FCALL_RO");
     ask.arg(VERSION_FUNCTION_NAME).arg(0);
-    let before = match connection.ask_one(ask).await.map_err(again)? {
+    let before = match server.ask_one(ask).await.map_err(again)? {
         Value::Int(version) if version > i64::from(LIBRARY_VERSION) => {
             return Ok(Ok(Loaded::Later(version)));
         }
@@ -40,7 +40,7 @@ pub async fn load(connection: &mut Connection) -> Result<Result<Loaded, Refusal>
             return Ok(Ok(Loaded::Before));
         }
         Value::Int(version) => Some(version),
-        Value::ServerError(error) => match refusal(&error) {
+        Value::ServerError(error) => match server.refusal(&error) {
             Refusal::Missing => None,
             other => return Ok(Err(other)),
         },
@@ -48,8 +48,8 @@ pub async fn load(connection: &mut Connection) -> Result<Result<Loaded, Refusal>
     };
     let mut load = redis::cmd("FUNCTION");
     load.arg("LOAD").arg("REPLACE").arg(library());
-    match connection.ask_one(load).await.map_err(again)? {
-        Value::ServerError(error) => Ok(Err(refusal(&error))),
+    match server.ask_one(load).await.map_err(again)? {
+        Value::ServerError(error) => Ok(Err(server.refusal(&error))),
         _ => Ok(Ok(Loaded::Now { before })),
     }
 }
@@ -104,29 +104,54 @@ impl fmt::Display for Done {
     }
 }
 
-/// Loads the library and merges the notification flags with those that are set.
+/// Does it on every primary; gives the lines to print.
 ///
 /// # Errors
-/// The server is away, or refuses the library.
-pub async fn put_in_place(connection: &mut Connection) -> Result<Done, Failure> {
-    let library = match load(connection).await? {
+/// A server is away, or refuses the library.
+pub async fn put_everywhere(deployment: &mut Deployment) -> Result<String, Failure> {
+    let primaries = deployment.primaries().await?;
+    let mut lines = String::new();
+    for address in &primaries {
+        let done = match put_in_place(deployment.server(address)).await {
+            Ok(done) => done.to_string(),
+            Err(failure) => {
+                // It may have become a replica.
+                deployment.forget();
+                return Err(failure);
+            }
+        };
+        match primaries.len() {
+            1 => lines += &done,
+            _ => done
+                .lines()
+                .for_each(|line| lines += &format!("{address}: {line}\n")),
+        }
+    }
+    Ok(lines)
+}
+
+/// Loads the library and merges the notification flags with those that are set.
+async fn put_in_place(server: &mut Server) -> Result<Done, Failure> {
+    let library = match load(server).await? {
         Ok(loaded) => Some(loaded),
         Err(Refusal::NoFunctions) => {
             let mut load = redis::cmd("SCRIPT");
             load.arg("LOAD").arg(script());
-            accepted(connection.ask_one(load).await.map_err(again)?)?;
+            let answer = server.ask_one(load).await.map_err(again)?;
+            accepted(server, answer)?;
             None
         }
         Err(refusal) => return Err(refusal.into()),
     };
-    let flags = notifications(connection).await?;
+    let flags = notifications(server).await?;
     Ok(Done { library, flags })
 }
 
-async fn notifications(connection: &mut Connection) -> Result<Flags, Failure> {
+async fn notifications(server: &mut Server) -> Result<Flags, Failure> {
     let mut get = redis::cmd("CONFIG");
     get.arg("GET").arg(NOTIFICATIONS);
-    let before = match accepted(connection.ask_one(get).await.map_err(again)?) {
+    let answer = server.ask_one(get).await.map_err(again)?;
+    let before = match accepted(server, answer) {
         Ok(value) => redis::from_redis_value::<Vec<String>>(value)
             .ok()
             .and_then(|pair| pair.into_iter().nth(1))
@@ -139,16 +164,17 @@ async fn notifications(connection: &mut Connection) -> Result<Flags, Failure> {
     };
     let mut set = redis::cmd("CONFIG");
     set.arg("SET").arg(NOTIFICATIONS).arg(&now);
-    match accepted(connection.ask_one(set).await.map_err(again)?) {
+    let answer = server.ask_one(set).await.map_err(again)?;
+    match accepted(server, answer) {
         Ok(_) => Ok(Flags::Extended { before, now }),
         Err(failure) if failure.kind == FailureKind::Unavailable => Err(failure),
         Err(failure) => Ok(Flags::NotAllowed(failure.sentence)),
     }
 }
 
-fn accepted(value: Value) -> Result<Value, Failure> {
+fn accepted(server: &Server, value: Value) -> Result<Value, Failure> {
     match value {
-        Value::ServerError(error) => Err(match refusal(&error) {
+        Value::ServerError(error) => Err(match server.refusal(&error) {
             Refusal::NoFunctions => Failure::other("the command is not available"),
             other => other.into(),
         }),

@@ -83,6 +83,20 @@ impl Redis {
         self.client().get_connection().unwrap()
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Stops it or lets it go on, by `STOP` and `CONT`.
+    pub fn signal(&self, name: &str) {
+        signal(name, &self.process);
+    }
+
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
     /// Asks it something on a new connection.
     pub fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
         self.try_ask(words).unwrap()
@@ -167,6 +181,13 @@ pub fn command(arguments: &[&str]) -> Command {
         .args(arguments)
         .env_remove("SSE_REDIS__URL")
         .env_remove("SSE_REDIS__PREFIX")
+        .env_remove("SSE_REDIS__PASSWORD_FILE")
+        .env_remove("SSE_REDIS__CA_FILE")
+        .env_remove("SSE_REDIS__CERT_FILE")
+        .env_remove("SSE_REDIS__KEY_FILE")
+        .env_remove("SSE_REDIS__SENTINEL_USER")
+        .env_remove("SSE_REDIS__SENTINEL_PASSWORD")
+        .env_remove("SSE_REDIS__SENTINEL_PASSWORD_FILE")
         .env_remove("SSE_PUBLISH_KEY")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::deployment::{Deployment, Topology};
 use super::ledger::parse_id;
 use super::publisher::{Way, connect, data};
-use super::world::World;
+use super::world::{Room, World};
 use crate::support::cluster::slot;
 use crate::support::proxy::Direction;
 use crate::support::redis::key;
@@ -40,6 +40,8 @@ pub enum Fault {
     KeyEvicted,
     KeyReplaced,
     ClockBack,
+    /// The room begins again with lower ids.
+    ClockBackAndDeleted,
     /// Its replica has everything.
     PromotedWith,
     /// Its replica lacks the last events; with a single Redis, an older copy comes back.
@@ -108,6 +110,7 @@ impl Fault {
             KeyEvicted,
             KeyReplaced,
             ClockBack,
+            ClockBackAndDeleted,
             PromotedWithout,
         ];
         match topology {
@@ -268,21 +271,19 @@ impl World {
                 Effect::destroys([room])
             }
             Fault::ClockBack => {
-                // As if the clock had been an hour ahead until now.
-                let quiet = self.quiet().await;
-                let facts = ["XINFO", "STREAM", &self.key(room)];
-                let last = last_generated(self.on_primary(room, &facts).await);
-                let (number, id) = (
-                    self.rooms[room].ledger.book().attempt(),
-                    format!("{}-0", last + 3_600_000),
-                );
-                let data = data(number, Way::Plain);
-                self.on_primary(room, &["XADD", &self.key(room), &id, "data", &data])
-                    .await;
-                let acked = parse_id(&id).unwrap();
-                self.rooms[room].ledger.book().acknowledge(number, acked);
-                drop(quiet);
+                // As if it had been ahead by this much until now. It has caught up at the end: what is lost while ids run ahead
+                // comes again under the same ids, and nobody can tell the one from the other.
+                self.from_the_future(room, hold).await;
+                self.hold(hold).await;
                 Effect::default()
+            }
+            Fault::ClockBackAndDeleted => {
+                let quiet = self.quiet().await;
+                self.from_the_future(room, Duration::from_secs(3600)).await;
+                self.arrived(room).await;
+                self.on_primary(room, &["DEL", &self.key(room)]).await;
+                drop(quiet);
+                Effect::destroys([room])
             }
             Fault::PromotedWith => self.promote_with(room).await,
             Fault::PromotedWithout => self.promote_without(room).await,
@@ -428,25 +429,47 @@ impl World {
         self.opened()
     }
 
+    /// An event with an id of the clock in so much time.
+    async fn from_the_future(&self, room: usize, ahead: Duration) {
+        let facts = ["XINFO", "STREAM", &self.key(room)];
+        let last = last_generated(self.on_primary(room, &facts).await);
+        let id = format!("{}-0", u128::from(last) + ahead.as_millis());
+        let number = self.rooms[room].ledger.book().attempt();
+        let data = data(number, Way::Plain);
+        self.on_primary(room, &["XADD", &self.key(room), &id, "data", &data])
+            .await;
+        let acked = parse_id(&id).unwrap();
+        self.rooms[room].ledger.book().acknowledge(number, acked);
+    }
+
+    /// Waits until all clients of a room have what was acknowledged until now.
+    async fn arrived(&self, room: usize) {
+        self.arrived_but(room, None).await;
+    }
+
+    async fn arrived_but(&self, room: usize, slow: Option<usize>) {
+        let Room {
+            name,
+            ledger,
+            watchers,
+            ..
+        } = &self.rooms[room];
+        let end = ledger.book().acked.keys().next_back().copied();
+        for (turn, watcher) in watchers.iter().enumerate() {
+            eventually!(
+                Some(turn) == slow || Some(watcher.view().last) >= end,
+                "{name}: {}",
+                watcher.client.summary()
+            );
+        }
+    }
+
     /// A client stands still while what it has yet to read is trimmed.
     async fn trim_under_slow(&self, room: usize) -> Effect {
         let slow = &self.rooms[room].watchers[0].client;
         slow.stall(true);
         self.burst(room, 1000, 3000).await;
-        let last = self.rooms[room]
-            .ledger
-            .book()
-            .acked
-            .keys()
-            .next_back()
-            .copied();
-        for watcher in &self.rooms[room].watchers[1..] {
-            eventually!(
-                Some(watcher.view().last) >= last,
-                "{}",
-                watcher.client.summary()
-            );
-        }
+        self.arrived_but(room, Some(0)).await;
         self.on_primary(room, &["XTRIM", &self.key(room), "MAXLEN", "20"])
             .await;
         self.flow(&[room], 3).await;
@@ -522,27 +545,8 @@ impl World {
         let others: Vec<usize> = others.filter(|room| !lost.contains(room)).collect();
         self.hold(self.size.stop).await;
         self.flow(&others, 10).await;
-        let ends: Vec<_> = others
-            .iter()
-            .map(|&room| {
-                self.rooms[room]
-                    .ledger
-                    .book()
-                    .acked
-                    .keys()
-                    .next_back()
-                    .copied()
-            })
-            .collect();
-        for (&room, end) in others.iter().zip(ends) {
-            for watcher in &self.rooms[room].watchers {
-                eventually!(
-                    Some(watcher.view().last) >= end,
-                    "{}: {}",
-                    self.rooms[room].name,
-                    watcher.client.summary()
-                );
-            }
+        for room in others {
+            self.arrived(room).await;
         }
         for node in nodes {
             self.deployment.up(node).await;

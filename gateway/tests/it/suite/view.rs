@@ -10,6 +10,8 @@ use crate::support::client::Message;
 #[derive(Debug, Clone)]
 pub struct Reset {
     pub reason: String,
+    /// It names a reason and a range.
+    whole: bool,
     pub after: Id,
     /// `None`: to wherever the room's new history begins.
     pub through: Option<Id>,
@@ -19,8 +21,10 @@ impl Reset {
     fn of(message: &Message) -> Self {
         let json: serde_json::Value = serde_json::from_str(&message.data).unwrap_or_default();
         let id = |name: &str| json["lost"][name].as_str().and_then(parse_id);
+        let reason = json["reason"].as_str().unwrap_or_default().to_owned();
         Self {
-            reason: json["reason"].as_str().unwrap_or_default().to_owned(),
+            whole: !reason.is_empty() && json["lost"].is_object(),
+            reason,
             after: id("after").unwrap_or_default(),
             through: id("through"),
         }
@@ -58,9 +62,9 @@ impl View {
         match message.event.as_str() {
             "stream.reset" => {
                 let reset = Reset::of(message);
-                if reset.reason.is_empty() {
+                if !reset.whole {
                     self.problems
-                        .push(format!("a reset without a reason: {message:?}"));
+                        .push(format!("a reset without a reason or a range: {message:?}"));
                 }
                 self.last = message.id.as_deref().and_then(parse_id).unwrap_or_default();
                 self.resets.push(reset);

@@ -12,6 +12,7 @@ mod broker_suite;
 mod bytes;
 mod config;
 mod cors;
+mod deletions;
 mod documents;
 mod drain;
 mod faults;

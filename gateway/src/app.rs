@@ -14,9 +14,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{debug, error, info, warn};
 
-use crate::broker::Broker;
 use crate::broker::memory::{MemoryBroker, MemoryConfig};
-use crate::broker::redis::{RedisBroker, RedisConfig, RedisMetrics, Retention};
+use crate::broker::redis::{RedisBroker, RedisConfig, RedisMetrics};
+use crate::broker::{Broker, Wait};
 use crate::config::Config;
 use crate::drain::{DrainTimes, Left, Lifecycle, Phase, ReloadSignal, StopSignals, drain};
 use crate::http::admin::{Admin, Readiness};
@@ -376,9 +376,7 @@ fn broker(
     let (retention, publish, redis) = (&config.retention, &config.publish, &config.redis);
     if redis.url.is_empty() {
         let memory = MemoryConfig {
-            max_len: retention.max_len,
-            max_age: retention.max_age,
-            expire: retention.expire,
+            retention: retention.rules(),
             idempotency_window: publish.idempotency_window,
             ..MemoryConfig::default()
         };
@@ -395,11 +393,7 @@ fn broker(
         verify_interval: redis.verify_interval,
         probe_interval: redis.probe_interval,
         set_notifications: redis.set_notifications,
-        retention: Retention {
-            max_len: retention.max_len,
-            max_age: retention.max_age,
-            expire: retention.expire,
-        },
+        retention: retention.rules(),
         max_bytes: publish.max_bytes,
         idempotency_window: publish.idempotency_window,
     };
@@ -460,6 +454,10 @@ fn publish_rules(config: &Config) -> PublishRules {
         keys: publish.keys.clone(),
         open_rooms: publish.open_rooms.clone(),
         max_bytes: publish.max_bytes,
+        wait: Wait {
+            replicas: publish.wait_replicas,
+            timeout: publish.wait_timeout,
+        },
     }
 }
 

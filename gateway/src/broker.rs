@@ -1,5 +1,7 @@
 //! Brokers: where events come from and go to. One trait, a file (or folder) each.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use protocol::{EventId, RoomName, TraceParent};
@@ -8,7 +10,10 @@ use crate::hub::Upstream;
 
 pub mod memory;
 pub mod redis;
+pub mod retention;
 pub mod sequencer;
+
+pub use retention::{Retention, RetentionChange, RetentionRules};
 
 /// An event to publish; checked by the caller with `protocol::event::check`.
 #[derive(Debug, Clone, Default)]
@@ -23,15 +28,36 @@ pub struct NewEvent {
     pub ephemeral: bool,
     /// W3C trace context, kept with the event as an extension field.
     pub trace: Option<TraceParent>,
+    /// Where the room is kept differently from what is configured; in force until the next publish.
+    pub retention: RetentionChange,
+    /// Whether to wait for replicas. Not for an ephemeral event.
+    pub wait: Option<Wait>,
 }
 
+/// To answer a publish only once it has reached so many replicas, or the time is over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wait {
+    /// At most [`MAX_WAIT_REPLICAS`].
+    pub replicas: u64,
+    /// 1 ms to [`MAX_WAIT_TIMEOUT`].
+    pub timeout: Duration,
+}
+
+/// The most replicas that a publish may wait for.
+pub const MAX_WAIT_REPLICAS: u64 = 16;
+/// The longest that a publish may wait for them.
+pub const MAX_WAIT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What became of a publish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
     /// `None` for an ephemeral event.
     pub id: Option<EventId>,
     /// The idempotency key was seen before; `id` is the first one's.
     pub repeat: bool,
+    /// Where replicas were waited for: how many have the event, or one clause that says why nobody knows. It is
+    /// stored in any case.
+    pub replicas: Option<Result<u64, String>>,
 }
 
 /// Whose fault a failed publish or read is, and whether to retry.
@@ -61,6 +87,8 @@ pub struct RoomInfo {
     pub oldest_id: Option<EventId>,
     /// Entries that this node skipped in this room, by reason (since it subscribed).
     pub skipped: Vec<(String, u64)>,
+    /// What is kept of it.
+    pub retention: Retention,
 }
 
 /// Whether the broker works, for readiness.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 mod load;
 mod network;
 mod print;
+mod retention;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -20,7 +21,9 @@ mod values;
 pub use load::{Loaded, defaults, load};
 pub use network::Network;
 pub use print::print;
+pub use retention::set_retention;
 pub use validate::validate;
+pub use values::{format_duration, parse_duration};
 
 /// The commented defaults: the documentation of every setting.
 pub const DEFAULTS: &str = include_str!("config/defaults.toml");
@@ -224,6 +227,11 @@ pub struct Publish {
     /// How long a repeat is known as one.
     #[serde(with = "values::duration")]
     pub idempotency_window: Duration,
+    /// Replicas that an event is answered after; 0 waits for none.
+    pub wait_replicas: u64,
+    /// Time after which it is answered all the same.
+    #[serde(with = "values::duration")]
+    pub wait_timeout: Duration,
 }
 
 /// `[retention]`: what is kept of a room. Zero is no limit.
@@ -238,6 +246,9 @@ pub struct Retention {
     /// Idle time of a room.
     #[serde(with = "values::duration")]
     pub expire: Duration,
+    /// Patterns of rooms with limits of their own. See [`Retention::rules`].
+    #[serde(deserialize_with = "values::list")]
+    pub rooms: Vec<String>,
 }
 
 /// `[stream]`: open streams.

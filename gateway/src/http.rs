@@ -308,8 +308,11 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let rules = site.config.publish.get();
-    rules.check(&room, &parts.headers)?;
+    let publisher = rules.check(&room, &parts.headers)?;
+    let options = publish::Options::read(parts.uri.query().unwrap_or_default())?;
+    options.check(publisher)?;
     let mut event = publish::read_event(&parts.headers, body, rules.max_bytes).await?;
+    options.apply(&mut event, rules.wait)?;
     // Not recorded here: the caller's own span goes with the event.
     event.trace = trace::parent().or(event.trace);
     let name = room.clone();
@@ -329,10 +332,7 @@ where
         (Some(_), true) => StatusCode::OK,
         (Some(_), false) => StatusCode::CREATED,
     };
-    Ok(error::json(
-        status,
-        &serde_json::json!({ "id": published.id.map(|id| id.to_string()) }),
-    ))
+    Ok(error::json(status, &publish::answer(&published)))
 }
 
 fn page(site: &Site, path: &str) -> Result<Response<Answer>, Failure> {

@@ -30,7 +30,7 @@ mod tests;
 mod times;
 
 pub use addresses::{Addresses, Place};
-pub use classes::{ClassCounters, RoomClasses};
+pub use classes::{ClassCounters, RoomClasses, fits};
 pub use node::{HubCounters, Node};
 pub use shard::{Shard, ShardHandle};
 pub use times::Times;

@@ -56,10 +56,12 @@ impl fmt::Debug for Reload {
 }
 
 /// The keys that can change while a node runs.
-const LIVE: [&str; 5] = [
+const LIVE: [&str; 7] = [
     "log.level",
     "publish.keys",
     "publish.open_rooms",
+    "publish.wait_replicas",
+    "publish.wait_timeout",
     "limits.streams",
     "limits.streams_per_address",
 ];
@@ -109,6 +111,8 @@ impl Reload {
             .publish
             .open_rooms
             .clone_from(&config.publish.open_rooms);
+        self.now.publish.wait_replicas = config.publish.wait_replicas;
+        self.now.publish.wait_timeout = config.publish.wait_timeout;
         self.now.limits.streams = config.limits.streams;
         self.now.limits.streams_per_address = config.limits.streams_per_address;
     }

@@ -15,7 +15,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
-use super::{Broker, BrokerError, BrokerStatus, NewEvent, Published, RoomInfo};
+use super::{
+    Broker, BrokerError, BrokerStatus, NewEvent, Published, Retention, RetentionRules, RoomInfo,
+};
 use crate::hub::{History, HistoryError, HistoryQuery, Inlets, Item, ShardId, Supply, Upstream};
 use crate::trace::{FanOut, Traces};
 
@@ -30,15 +32,11 @@ const BATCH: usize = 256;
 /// Pause between looks for what has expired.
 const EXPIRY_TICK: Duration = Duration::from_secs(1);
 
-/// Limits of the memory broker. Zero is no limit, as in the configuration.
+/// Limits of the memory broker.
 #[derive(Debug, Clone)]
 pub struct MemoryConfig {
-    /// Events that a room keeps.
-    pub max_len: u64,
-    /// Age that an event may reach.
-    pub max_age: Duration,
-    /// Idle time after which a room's events are dropped.
-    pub expire: Duration,
+    /// What is kept of a room.
+    pub retention: RetentionRules,
     /// How long a repeat of an idempotency key is known as one.
     pub idempotency_window: Duration,
     /// Bytes of all rooms and idempotency keys together: past it, the rooms that were published in
@@ -48,10 +46,13 @@ pub struct MemoryConfig {
 
 impl Default for MemoryConfig {
     fn default() -> Self {
-        Self {
+        let retention = Retention {
             max_len: protocol::publish::DEFAULT_MAX_LEN,
             max_age: Duration::ZERO,
             expire: Duration::from_secs(protocol::publish::DEFAULT_EXPIRE_SECONDS),
+        };
+        Self {
+            retention: retention.into(),
             idempotency_window: Duration::from_secs(protocol::publish::DEFAULT_ONCE_SECONDS),
             max_bytes: 256 << 20,
         }

@@ -23,7 +23,7 @@ use self::reads::{Info, ReadError};
 use self::skips::Skips;
 use self::status::Status;
 use self::topology::Topology;
-use super::{Broker, BrokerError, BrokerStatus, NewEvent, Published, RoomInfo};
+use super::{Broker, BrokerError, BrokerStatus, NewEvent, Published, RetentionRules, RoomInfo};
 use crate::hub::{History, HistoryError, HistoryQuery, Inlets, ShardId, Upstream};
 use crate::trace::Traces;
 
@@ -70,22 +70,11 @@ pub struct RedisConfig {
     /// Whether to turn keyspace notifications on.
     pub set_notifications: bool,
     /// What a publish keeps.
-    pub retention: Retention,
+    pub retention: RetentionRules,
     /// The most bytes of an event's data.
     pub max_bytes: usize,
     /// How long an idempotency key is remembered.
     pub idempotency_window: Duration,
-}
-
-/// How much of a room is kept.
-#[derive(Debug, Clone, Copy)]
-pub struct Retention {
-    /// Entries; 0 for no limit.
-    pub max_len: u64,
-    /// Age of an entry; zero for no limit.
-    pub max_age: Duration,
-    /// Idleness after which a room's key goes; zero for never.
-    pub expire: Duration,
 }
 
 /// What the driver and the callers share.
@@ -290,5 +279,6 @@ async fn room_info(shared: &Shared, room: &RoomName) -> Result<RoomInfo, BrokerE
         last_id: found.as_ref().map(|info| info.last_id),
         oldest_id: found.as_ref().and_then(|info| info.oldest),
         skipped: shared.skips.of(room),
+        retention: shared.config.retention.of(room),
     })
 }

@@ -258,6 +258,46 @@ fn rules_are_enforced() {
         ),
         ("[retention]\nexpire = \"10ms\"", "retention.expire is 10ms"),
         (
+            "[retention]\nmax_age = \"40000d\"",
+            "retention.max_age is 40000d, not 1s to 36500d",
+        ),
+        (
+            "[retention]\nrooms = [\"chat:* max_len=1\", \"a/b max_len=1\"]",
+            "retention.rooms has `a/b max_len=1`, which does not begin with a pattern of rooms",
+        ),
+        (
+            "[retention]\nrooms = [\"\"]",
+            "retention.rooms has ``, which does not begin",
+        ),
+        (
+            "[retention]\nrooms = [\"chat:* maxlen=1\"]",
+            "in which `maxlen=1` is none of max_len=, max_age= and expire=",
+        ),
+        (
+            "[retention]\nrooms = [\"chat:* max_len=1 max_len=2\"]",
+            "in which max_len stands twice",
+        ),
+        (
+            "[retention]\nrooms = [\"chat:* max_len=1k\"]",
+            "in which max_len is `1k`, not 0 to",
+        ),
+        (
+            "[retention]\nrooms = [\"chat:* expire=7\"]",
+            "in which expire is `7`, not a duration",
+        ),
+        (
+            "[retention]\nrooms = [\"chat:* expire=7ms\"]",
+            "in which expire is 7ms, not 1s to 36500d",
+        ),
+        (
+            "[publish]\nwait_replicas = 17",
+            "wait_replicas is 17, not 0 to 16",
+        ),
+        (
+            "[publish]\nwait_timeout = \"0s\"",
+            "wait_timeout is 0s, not 1ms to 10s",
+        ),
+        (
             "[drain]\nspread = \"31s\"",
             "do not fit into drain.grace (30s)",
         ),
@@ -267,6 +307,32 @@ fn rules_are_enforced() {
         assert!(sentence.contains(part), "{file}: {sentence}");
         assert!(!sentence.contains("secret"), "{file}: {sentence}");
     }
+}
+
+#[test]
+fn retention_by_pattern_is_read_and_bounded() {
+    let line = |n: usize| format!("\"room{n}:* max_len={n}\"");
+    let file = |count| {
+        let lines: Vec<String> = (0..count).map(line).collect();
+        format!("[retention]\nrooms = [{}]", lines.join(","))
+    };
+    let rules = from_file(&file(64), &[], &[])
+        .unwrap()
+        .config
+        .retention
+        .rules();
+    let of = |room: &str| rules.of(&protocol::RoomName::parse(room).unwrap());
+    assert_eq!((of("room63:a").max_len, of("room64:a").max_len), (63, 1000));
+    assert!(refused(from_file(&file(65), &[], &[])).contains("65 patterns, more than 64"));
+    let env = [(
+        "SSE_RETENTION__ROOMS",
+        "chat:*  expire=7d max_len=0, log max_age=1h",
+    )];
+    let rules = from(&[], &env).unwrap().config.retention.rules();
+    let of = |room: &str| rules.of(&protocol::RoomName::parse(room).unwrap());
+    let day = Duration::from_secs(86_400);
+    assert_eq!((of("chat:a").max_len, of("chat:a").expire), (0, 7 * day));
+    assert_eq!((of("log").max_age, of("log").expire), (day / 24, day));
 }
 
 #[test]
@@ -302,7 +368,7 @@ fn development_mode_is_for_loopback_unless_asked_for() {
     );
     let both = dev(&["--dev", "--publish-key", "k"]);
     assert!(
-        both.warnings[0].contains("not looked at"),
+        both.warnings[0].contains("whatever publish.keys"),
         "{:?}",
         both.warnings
     );

@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use protocol::RoomName;
 
+use super::retention::{check_limit, read_line};
 use super::values::format_duration;
 use super::{Config, ConfigError, Network};
+use crate::broker::{MAX_WAIT_REPLICAS, MAX_WAIT_TIMEOUT};
 
 /// Classes of rooms: each is a label in several families of metrics.
 const MAX_CLASSES: usize = 32;
+/// Patterns of rooms with a retention of their own: each is looked at for each event that is published.
+const MAX_RETENTIONS: usize = 64;
 
 /// Checks a whole configuration. What is risky but allowed comes back as warnings, one sentence
 /// each.
@@ -22,6 +26,7 @@ pub fn validate(config: &Config) -> Result<Vec<String>, ConfigError> {
     origins(config)?;
     proxies(config)?;
     classes(config)?;
+    retention(config)?;
     link(config)?;
     crate::telemetry::filter(&config.log.level)
         .map_err(|error| ConfigError::Rule(format!("log.level: {error}")))?;
@@ -153,16 +158,45 @@ fn classes(config: &Config) -> Result<(), ConfigError> {
                 .bytes()
                 .all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c))
     };
-    let fits_some_room = |pattern: &str| RoomName::parse(&pattern.replace('*', "x")).is_ok();
     for class in classes {
         let sound = class
             .split_once('=')
-            .is_some_and(|(name, pattern)| letters(name.trim()) && fits_some_room(pattern.trim()));
+            .is_some_and(|(name, pattern)| letters(name.trim()) && is_pattern(pattern.trim()));
         rule(sound, || {
             format!(
                 "metrics.room_classes has `{class}`, which is not a name (letters, digits and . _ -) and a pattern of rooms such as chat=chat:*"
             )
         })?;
+    }
+    Ok(())
+}
+
+/// Whether some room fits it: `*` stands for anything.
+pub(super) fn is_pattern(pattern: &str) -> bool {
+    RoomName::parse(&pattern.replace('*', "x")).is_ok()
+}
+
+fn retention(config: &Config) -> Result<(), ConfigError> {
+    let retention = &config.retention;
+    for (key, value) in [
+        ("retention.max_age", retention.max_age),
+        ("retention.expire", retention.expire),
+    ] {
+        check_limit(key, value).map_err(ConfigError::Rule)?;
+    }
+    let rooms = &retention.rooms;
+    rule(rooms.len() <= MAX_RETENTIONS, || {
+        format!(
+            "retention.rooms has {} patterns, more than {MAX_RETENTIONS}",
+            rooms.len()
+        )
+    })?;
+    for line in rooms {
+        if let Err(reason) = read_line(line) {
+            return Err(ConfigError::Rule(format!(
+                "retention.rooms has `{line}`, {reason}"
+            )));
+        }
     }
     Ok(())
 }
@@ -196,6 +230,10 @@ fn sizes(config: &Config) -> Result<(), ConfigError> {
             format!("{key} is {value}, not {least} to {most}")
         })?;
     }
+    let replicas = config.publish.wait_replicas;
+    rule(replicas <= MAX_WAIT_REPLICAS, || {
+        format!("publish.wait_replicas is {replicas}, not 0 to {MAX_WAIT_REPLICAS}")
+    })?;
     rule(stream.log_bytes >= config.publish.max_bytes, || {
         format!(
             "stream.log_bytes ({}) is less than publish.max_bytes ({}): a room log must hold the largest event",
@@ -260,6 +298,12 @@ fn times(config: &Config) -> Result<(), ConfigError> {
             s,
             year,
         ),
+        (
+            "publish.wait_timeout",
+            config.publish.wait_timeout,
+            ms,
+            MAX_WAIT_TIMEOUT,
+        ),
         ("stream.heartbeat", stream.heartbeat, s, 60 * s),
         ("stream.retry", stream.retry, Duration::ZERO, hour),
         (
@@ -276,16 +320,6 @@ fn times(config: &Config) -> Result<(), ConfigError> {
         rule((least..=most).contains(&value), || {
             let [value, least, most] = [value, least, most].map(format_duration);
             format!("{key} is {value}, not {least} to {most}")
-        })?;
-    }
-    // Redis takes these in seconds: anything less would be no limit at all.
-    let (max_age, expire) = (config.retention.max_age, config.retention.expire);
-    for (key, value) in [("retention.max_age", max_age), ("retention.expire", expire)] {
-        rule(value.is_zero() || value >= s, || {
-            format!(
-                "{key} is {}, less than a second (0s is no limit)",
-                format_duration(value)
-            )
         })?;
     }
     rule(drain.delay + drain.spread <= drain.grace, || {
@@ -321,7 +355,8 @@ fn access(config: &Config) -> Result<Vec<String>, ConfigError> {
     }
     if dev && publish.has_rules() {
         warnings.push(
-            "development mode: publish.keys and publish.open_rooms are not looked at".to_owned(),
+            "development mode: anyone may publish, whatever publish.keys and publish.open_rooms say"
+                .to_owned(),
         );
     }
     if !dev && alone {

@@ -12,7 +12,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::Failure;
-use crate::broker::NewEvent;
+use crate::broker::{NewEvent, Wait};
+
+mod options;
+
+pub use options::{Options, answer};
 
 /// A body that takes longer is given up.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,21 +37,42 @@ pub struct PublishRules {
     pub open_rooms: Vec<String>,
     /// Largest data of an event.
     pub max_bytes: usize,
+    /// How long an answer waits for replicas, where a request does not say; no replicas is not at all.
+    pub wait: Wait,
+}
+
+/// As whom a request publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Publisher {
+    /// With a key.
+    Known,
+    /// Without one, where anyone may: everywhere.
+    Anyone,
+    /// Without one, in a room in which anyone may.
+    Visitor,
 }
 
 impl PublishRules {
-    /// Whether this request may publish in this room.
+    /// Whether this request may publish in this room, and as whom.
     ///
     /// # Errors
     /// 401 or 403, saying what to send or to configure.
-    pub fn check(&self, room: &RoomName, headers: &HeaderMap) -> Result<(), Failure> {
-        if self.open
-            || self
-                .open_rooms
-                .iter()
-                .any(|pattern| matches(pattern, room.as_str()))
+    pub fn check(&self, room: &RoomName, headers: &HeaderMap) -> Result<Publisher, Failure> {
+        let key = headers.get(header::AUTHORIZATION).map(bearer);
+        if let Some(Some(key)) = key
+            && self.knows(key)
         {
-            return Ok(());
+            return Ok(Publisher::Known);
+        }
+        if self.open {
+            return Ok(Publisher::Anyone);
+        }
+        if self
+            .open_rooms
+            .iter()
+            .any(|pattern| matches(pattern, room.as_str()))
+        {
+            return Ok(Publisher::Visitor);
         }
         if self.keys.is_empty() {
             return Err(Failure::new(
@@ -55,12 +80,11 @@ impl PublishRules {
                 "publishing in this room over HTTP is not configured: set publish.keys, or name the room in publish.open_rooms",
             ));
         }
-        let (sentence, challenge) = match headers.get(header::AUTHORIZATION).map(bearer) {
+        let (sentence, challenge) = match key {
             None => (
                 "publishing in this room needs `Authorization: Bearer KEY` with one of publish.keys, or the room in publish.open_rooms",
                 "Bearer",
             ),
-            Some(Some(key)) if self.knows(key) => return Ok(()),
             Some(_) => (
                 "the key in `Authorization: Bearer KEY` is none of publish.keys",
                 "Bearer error=\"invalid_token\"",
@@ -93,10 +117,11 @@ impl std::fmt::Debug for PublishRules {
             keys,
             open_rooms,
             max_bytes,
+            wait,
         } = self;
         write!(
             f,
-            "PublishRules {{ open: {open}, {} keys, open_rooms: {open_rooms:?}, max_bytes: {max_bytes} }}",
+            "PublishRules {{ open: {open}, {} keys, open_rooms: {open_rooms:?}, max_bytes: {max_bytes}, wait: {wait:?} }}",
             keys.len()
         )
     }

@@ -4,6 +4,7 @@ use protocol::RoomName;
 use serde_json::{Map, Value, json};
 
 use crate::broker::RoomInfo;
+use crate::config::format_duration;
 
 /// The body of `GET /rooms/{room}`.
 #[must_use]
@@ -14,6 +15,7 @@ pub fn answer(room: &RoomName, node: &str, subscribers: usize, info: &RoomInfo) 
         .iter()
         .map(|(reason, count)| (reason.clone(), Value::from(*count)))
         .collect();
+    let kept = info.retention;
     json!({
         "room": room.as_str(),
         "node": node,
@@ -23,6 +25,11 @@ pub fn answer(room: &RoomName, node: &str, subscribers: usize, info: &RoomInfo) 
         "oldest_id": id(info.oldest_id),
         "length": info.length,
         "skipped": skipped,
+        "retention": {
+            "max_len": kept.max_len,
+            "max_age": format_duration(kept.max_age),
+            "expire": format_duration(kept.expire),
+        },
     })
 }
 
@@ -41,6 +48,7 @@ mod tests {
         let expected = json!({
             "room": "demo", "node": "n1", "subscribers": 7, "nodes": 2, "last_id": null,
             "oldest_id": null, "length": 0, "skipped": {"reserved": 3},
+            "retention": {"max_len": 0, "max_age": "0s", "expire": "0s"},
         });
         assert_eq!(answer, expected);
     }

@@ -59,7 +59,9 @@ impl RoomClasses {
     }
 }
 
-fn fits(pattern: &str, room: &str) -> bool {
+/// Whether a room fits a pattern, in which `*` stands for anything.
+#[must_use]
+pub fn fits(pattern: &str, room: &str) -> bool {
     let Some((first, mut rest)) = pattern.split_once('*') else {
         return pattern == room;
     };

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use protocol::{Event, EventId, RoomName};
 
 use super::MemoryConfig;
-use crate::broker::{NewEvent, Published, RoomInfo};
+use crate::broker::{NewEvent, Published, Retention, RoomInfo};
 use crate::hub::{History, HistoryQuery, Item, ShardId};
 
 /// What an event or a key costs beside its text, about.
@@ -45,6 +45,8 @@ pub(super) struct Rooms {
     rooms: HashMap<RoomName, Room>,
     /// Rooms that hold events, by their last publish.
     recency: BTreeMap<u64, RoomName>,
+    /// The same rooms, as far as they expire: by when, and by their last publish.
+    expiries: BTreeMap<(Duration, u64), RoomName>,
     publishes: u64,
     once: HashMap<OnceKey, EventId>,
     once_order: VecDeque<(Duration, OnceKey)>,
@@ -61,7 +63,10 @@ struct Room {
     shards: Vec<ShardId>,
     /// The key in `recency`, 0 while there are no events.
     recency: u64,
-    published: Duration,
+    /// When it expires, by uptime.
+    expiry: Option<Duration>,
+    /// What the last publish said, or was said for it.
+    retention: Retention,
     /// Events were dropped from the front.
     trimmed: bool,
 }
@@ -72,6 +77,7 @@ impl Rooms {
             config,
             rooms: HashMap::new(),
             recency: BTreeMap::new(),
+            expiries: BTreeMap::new(),
             publishes: 0,
             once: HashMap::new(),
             once_order: VecDeque::new(),
@@ -120,28 +126,23 @@ impl Rooms {
             data: Bytes::copy_from_slice(&new.data),
             trace: new.trace,
         };
+        let published = |id, repeat| Published {
+            id,
+            repeat,
+            // There are none, so there is nobody to wait for.
+            replicas: new.wait.map(|_| Ok(0)),
+        };
         if new.ephemeral {
-            return (
-                Published {
-                    id: None,
-                    repeat: false,
-                },
-                Some(event),
-            );
+            return (published(None, false), Some(event));
         }
         self.expire_once(now);
         let once = new
             .idempotency_key
             .map(|key| (name.clone(), Arc::from(key)));
         if let Some(id) = once.as_ref().and_then(|once| self.once.get(once)) {
-            return (
-                Published {
-                    id: Some(*id),
-                    repeat: true,
-                },
-                None,
-            );
+            return (published(Some(*id), true), None);
         }
+        let retention = new.retention.over(self.config.retention.of(name));
         let room = self.rooms.entry(name.clone()).or_default();
         let id = next_id(
             if room.last == EventId::ZERO {
@@ -154,15 +155,25 @@ impl Rooms {
         event.id = Some(id);
         event.prev = Some(room.last);
         room.last = id;
-        room.published = now.uptime;
+        room.retention = retention;
         room.events.push_back(event.clone());
         self.event_bytes += cost(&event);
         self.publishes += 1;
         if room.recency != 0 {
             self.recency.remove(&room.recency);
         }
+        if let Some(expiry) = room.expiry {
+            self.expiries.remove(&(expiry, room.recency));
+        }
         room.recency = self.publishes;
         self.recency.insert(self.publishes, name.clone());
+        room.expiry = Some(retention.expire)
+            .filter(|expire| !expire.is_zero())
+            .map(|expire| now.uptime + expire);
+        if let Some(expiry) = room.expiry {
+            let key = (expiry, room.recency);
+            self.expiries.insert(key, name.clone());
+        }
         if let Some(once) = once {
             self.once_bytes += once_cost(&once);
             self.once_order
@@ -171,13 +182,7 @@ impl Rooms {
         }
         self.trim(name, now);
         self.shrink();
-        (
-            Published {
-                id: Some(id),
-                repeat: false,
-            },
-            Some(event),
-        )
+        (published(Some(id), false), Some(event))
     }
 
     pub(super) fn history(&mut self, name: &RoomName, query: HistoryQuery, now: Now) -> History {
@@ -221,8 +226,12 @@ impl Rooms {
 
     pub(super) fn info(&mut self, name: &RoomName, now: Now) -> RoomInfo {
         self.trim(name, now);
+        let configured = self.config.retention.of(name);
         let Some(room) = self.rooms.get(name) else {
-            return RoomInfo::default();
+            return RoomInfo {
+                retention: configured,
+                ..RoomInfo::default()
+            };
         };
         RoomInfo {
             nodes: u64::from(!room.shards.is_empty()),
@@ -230,24 +239,21 @@ impl Rooms {
             last_id: Some(room.last).filter(|last| *last != EventId::ZERO),
             oldest_id: room.events.front().and_then(|event| event.id),
             skipped: Vec::new(),
+            retention: match room.events.is_empty() {
+                true => configured,
+                false => room.retention,
+            },
         }
     }
 
     /// Drops what nobody may see any more.
     pub(super) fn expire(&mut self, now: Now) {
         self.expire_once(now);
-        if self.config.expire.is_zero() {
-            return;
-        }
-        while let Some((_, name)) = self.recency.first_key_value() {
-            let name = name.clone();
-            let published = self
-                .rooms
-                .get(&name)
-                .map_or(now.uptime, |room| room.published);
-            if published + self.config.expire > now.uptime {
+        while let Some(entry) = self.expiries.first_entry() {
+            if entry.key().0 > now.uptime {
                 return;
             }
+            let name = entry.remove();
             while self.drop_oldest(&name) {}
         }
     }
@@ -271,10 +277,12 @@ impl Rooms {
 
     /// Holds one room to its length and age.
     fn trim(&mut self, name: &RoomName, now: Now) {
-        let (max_len, max_age) = (self.config.max_len, self.config.max_age);
-        let oldest_ms =
-            u64::try_from(max_age.as_millis()).map_or(0, |age| now.wall_ms.saturating_sub(age));
         while let Some(room) = self.rooms.get(name) {
+            let Retention {
+                max_len, max_age, ..
+            } = room.retention;
+            let oldest_ms =
+                u64::try_from(max_age.as_millis()).map_or(0, |age| now.wall_ms.saturating_sub(age));
             let over = max_len != 0 && room.events.len() as u64 > max_len;
             let first = room.events.front().and_then(|event| event.id);
             let old = !max_age.is_zero() && first.is_some_and(|id| id.ms < oldest_ms);
@@ -312,6 +320,9 @@ impl Rooms {
         room.trimmed = true;
         if room.events.is_empty() {
             self.recency.remove(&room.recency);
+            if let Some(expiry) = room.expiry.take() {
+                self.expiries.remove(&(expiry, room.recency));
+            }
             room.recency = 0;
             self.forget_if_idle(name);
         }
@@ -350,6 +361,7 @@ fn once_cost((room, key): &OnceKey) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::RetentionChange;
 
     fn at(ms: u64) -> Now {
         Now {
@@ -370,9 +382,13 @@ mod tests {
     }
 
     fn limits() -> MemoryConfig {
-        MemoryConfig {
+        let retention = Retention {
             max_len: 3,
             expire: Duration::from_secs(10),
+            ..Retention::default()
+        };
+        MemoryConfig {
+            retention: retention.into(),
             ..MemoryConfig::default()
         }
     }
@@ -477,8 +493,12 @@ mod tests {
 
     #[test]
     fn events_past_their_age_are_gone() {
-        let mut rooms = Rooms::new(MemoryConfig {
+        let retention = Retention {
             max_age: Duration::from_millis(5),
+            ..Retention::default()
+        };
+        let mut rooms = Rooms::new(MemoryConfig {
+            retention: retention.into(),
             ..limits()
         });
         rooms.publish(&room("a"), event("x"), at(10));
@@ -488,6 +508,42 @@ mod tests {
             rooms.info(&room("a"), at(16)).oldest_id,
             Some(EventId::new(14, 0))
         );
+    }
+
+    #[test]
+    fn a_publish_says_what_is_kept_until_the_next_one() {
+        let mut rooms = Rooms::new(limits());
+        let said = |retention| NewEvent {
+            retention,
+            ..event("x")
+        };
+        let longer = RetentionChange {
+            max_len: Some(5),
+            expire: Some(Duration::ZERO),
+            ..RetentionChange::default()
+        };
+        for ms in 1..=6 {
+            rooms.publish(&room("a"), said(longer), at(ms));
+        }
+        let shorter = RetentionChange {
+            max_len: Some(1),
+            expire: Some(Duration::from_millis(7)),
+            ..RetentionChange::default()
+        };
+        rooms.publish(&room("b"), event("x"), at(6));
+        rooms.publish(&room("b"), said(shorter), at(6));
+        assert_eq!(rooms.info(&room("a"), at(6)).length, 5);
+        let info = rooms.info(&room("b"), at(6));
+        assert_eq!((info.length, info.retention.max_len), (1, 1));
+        // The one that was published in last goes first, and the other one never.
+        rooms.expire(at(13));
+        assert_eq!(rooms.info(&room("b"), at(13)).length, 0);
+        rooms.expire(at(100_000));
+        assert_eq!(rooms.info(&room("a"), at(100_000)).length, 5);
+        rooms.publish(&room("a"), event("x"), at(100_000));
+        assert_eq!(rooms.info(&room("a"), at(100_000)).length, 3);
+        rooms.expire(at(110_000));
+        assert!(rooms.rooms.is_empty() && rooms.expiries.is_empty() && rooms.recency.is_empty());
     }
 
     #[test]

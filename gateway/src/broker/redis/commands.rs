@@ -18,7 +18,7 @@ use crate::trace::{self, Traces};
 mod lane;
 mod refusal;
 
-use lane::Lane;
+use lane::{Lane, Way};
 pub(super) use refusal::{Refusal, check, text};
 
 /// Servers that one request is sent to at most, one after the other.
@@ -49,7 +49,7 @@ pub(super) struct Commands {
 struct Inner {
     config: RedisConfig,
     topology: Arc<Topology>,
-    lanes: Mutex<HashMap<Address, Lane>>,
+    lanes: Mutex<HashMap<(Address, Way), Lane>>,
     runtime: tokio::runtime::Handle,
     metrics: Arc<RedisMetrics>,
     traces: Traces,
@@ -94,9 +94,33 @@ impl Commands {
         commands: Vec<Cmd>,
         repeatable: bool,
     ) -> Result<Vec<Value>, Away> {
+        self.run_by(Way::Shared, to, purpose, commands, repeatable)
+            .await
+    }
+
+    /// The same for commands that block, on a connection to themselves.
+    pub(super) async fn run_alone(
+        &self,
+        to: &To,
+        purpose: Purpose,
+        commands: Vec<Cmd>,
+        repeatable: bool,
+    ) -> Result<Vec<Value>, Away> {
+        self.run_by(Way::Alone, to, purpose, commands, repeatable)
+            .await
+    }
+
+    async fn run_by(
+        &self,
+        way: Way,
+        to: &To,
+        purpose: Purpose,
+        commands: Vec<Cmd>,
+        repeatable: bool,
+    ) -> Result<Vec<Value>, Away> {
         let began = Instant::now();
         let span = self.span(purpose, &commands);
-        let answer = self.follow(to, purpose, commands, repeatable).await;
+        let answer = self.follow(way, to, purpose, commands, repeatable).await;
         let metrics = &self.inner.metrics;
         metrics.ended(purpose, answer.is_ok(), began.elapsed());
         if let Some(span) = span {
@@ -140,7 +164,7 @@ impl Commands {
                 .flat_map(|&at| parts[at].1.iter().cloned())
                 .collect();
             async move {
-                let lane = self.lane(&address);
+                let lane = self.lane(&address, Way::Shared);
                 (address, members, lane.ask(purpose, commands, true).await)
             }
         });
@@ -162,13 +186,15 @@ impl Commands {
         }
         for (at, slot) in astray {
             let commands = parts[at].1.clone();
-            outcomes[at] = self.follow(&To::Slot(slot), purpose, commands, true).await;
+            let to = To::Slot(slot);
+            outcomes[at] = self.follow(Way::Shared, &to, purpose, commands, true).await;
         }
         outcomes
     }
 
     async fn follow(
         &self,
+        way: Way,
         to: &To,
         purpose: Purpose,
         commands: Vec<Cmd>,
@@ -183,7 +209,7 @@ impl Commands {
                 // Holds for the next command; for a whole transaction if that is MULTI.
                 batch.insert(0, redis::cmd("ASKING"));
             }
-            let lane = self.lane(&address);
+            let lane = self.lane(&address, way);
             let mut values = match lane.ask(purpose, batch, repeatable).await {
                 Ok(values) => values,
                 Err(away) => {
@@ -222,14 +248,15 @@ impl Commands {
         }
     }
 
-    fn lane(&self, address: &Address) -> Lane {
+    fn lane(&self, address: &Address, way: Way) -> Lane {
         let inner = &self.inner;
         let mut lanes = inner.lanes.lock();
-        if let Some(lane) = lanes.get(address) {
+        let key = (address.clone(), way);
+        if let Some(lane) = lanes.get(&key) {
             return lane.clone();
         }
-        let lane = Lane::start(address, &inner.config, &inner.metrics, &inner.runtime);
-        lanes.insert(address.clone(), lane.clone());
+        let lane = Lane::start(address, way, &inner.config, &inner.metrics, &inner.runtime);
+        lanes.insert(key, lane.clone());
         lane
     }
 
@@ -238,7 +265,7 @@ impl Commands {
         self.inner
             .lanes
             .lock()
-            .retain(|address, _| is_kept(address));
+            .retain(|(address, _), _| is_kept(address));
     }
 
     /// A span for commands that are sent on behalf of something that is recorded.

@@ -1,6 +1,6 @@
 //! Publishing: one call of the publish function, which is put in place where it is missing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::publish::{self, PublishArgs};
 use protocol::trace::TRACEPARENT;
@@ -9,7 +9,7 @@ use redis::{Cmd, Value};
 
 use super::commands::{Away, Refusal, To, check, text};
 use super::{Purpose, Shared};
-use crate::broker::{BrokerError, NewEvent, Published};
+use crate::broker::{BrokerError, NewEvent, Published, Wait};
 
 impl From<Away> for BrokerError {
     fn from(away: Away) -> Self {
@@ -23,6 +23,10 @@ impl From<Refusal> for BrokerError {
             Refusal::WrongType => Self::WrongType,
             Refusal::Sse(text) => Self::Refused(text),
             Refusal::Unknown => Self::Away("the publish function is missing".into()),
+            Refusal::Other(text) if text.starts_with("NOREPLICAS") => Self::Away(format!(
+                "fewer replicas are connected to Redis than its min-replicas-to-write: {}",
+                text.trim_end_matches('.')
+            )),
             Refusal::Forbidden(text) | Refusal::Other(text) => Self::Away(text),
         }
     }
@@ -38,58 +42,140 @@ pub(super) async fn publish(
     if event.ephemeral {
         return ephemeral(shared, &key, event).await;
     }
-    let arguments = arguments(shared, event);
-    // With an idempotency key a second attempt cannot store a second event.
-    let repeatable = event.idempotency_key.is_some();
-    let call = |word: &str, name: &str| {
-        let mut call = redis::cmd(word);
-        call.arg(name).arg(1).arg(&key);
-        for argument in &arguments {
-            call.arg(argument);
-        }
-        call
-    };
-    let function = call("FCALL", publish::FUNCTION_NAME);
     let to = shared.at(&key);
-    match ask(shared, &to, function.clone(), repeatable).await? {
-        Err(Refusal::Unknown) => {
-            // A refused load is no reason to refuse the event: the script does the same.
-            if super::library::load(shared, &to).await.is_ok() {
-                match ask(shared, &to, function, repeatable).await? {
-                    Err(Refusal::Unknown) => {}
-                    answer => return published(&answer?),
+    let call = Call {
+        shared,
+        to: &to,
+        key: &key,
+        arguments: arguments(shared, room, event),
+        // With an idempotency key a second attempt cannot store a second event.
+        repeatable: event.idempotency_key.is_some(),
+        wait: event.wait,
+    };
+    let began = Instant::now();
+    let mut published = call.store().await?;
+    if let (true, Some(wait), Some(once)) = (published.repeat, event.wait, &event.idempotency_key) {
+        let wait = Wait {
+            timeout: wait.timeout.saturating_sub(began.elapsed()),
+            ..wait
+        };
+        published.replicas = Some(again(shared, &to, room, once, wait).await?);
+    }
+    Ok(published)
+}
+
+/// One publish, whichever way the function is called.
+struct Call<'a> {
+    shared: &'a Shared,
+    to: &'a To,
+    key: &'a str,
+    arguments: Vec<Vec<u8>>,
+    repeatable: bool,
+    wait: Option<Wait>,
+}
+
+impl Call<'_> {
+    async fn store(&self) -> Result<Published, BrokerError> {
+        match self.send("FCALL", publish::FUNCTION_NAME).await? {
+            Err(Refusal::Unknown) => {
+                // A refused load is no reason to refuse the event: the script does the same.
+                if super::library::load(self.shared, self.to).await.is_ok() {
+                    match self.send("FCALL", publish::FUNCTION_NAME).await? {
+                        Err(Refusal::Unknown) => {}
+                        answer => return Ok(answer?),
+                    }
                 }
             }
+            Err(Refusal::Forbidden(_)) => {}
+            answer => return Ok(answer?),
         }
-        Err(Refusal::Forbidden(_)) => {}
-        answer => return published(&answer?),
+        match self.send("EVALSHA", publish::script_sha1()).await? {
+            Err(Refusal::Unknown) => Ok(self.send("EVAL", publish::script()).await??),
+            answer => Ok(answer?),
+        }
     }
-    let script = call("EVALSHA", publish::script_sha1());
-    match ask(shared, &to, script, repeatable).await? {
-        Err(Refusal::Unknown) => {
-            let script = call("EVAL", publish::script());
-            published(&ask(shared, &to, script, repeatable).await??)
+
+    async fn send(
+        &self,
+        word: &str,
+        name: &str,
+    ) -> Result<Result<Published, Refusal>, BrokerError> {
+        let mut call = redis::cmd(word);
+        call.arg(name).arg(1).arg(self.key);
+        for argument in &self.arguments {
+            call.arg(argument);
         }
-        answer => published(&answer?),
+        let commands = &self.shared.commands;
+        let answers = match self.wait {
+            None => {
+                commands
+                    .run(self.to, Purpose::Publish, vec![call], self.repeatable)
+                    .await?
+            }
+            Some(wait) => {
+                let batch = vec![call, wait_command(wait)];
+                commands
+                    .run_alone(self.to, Purpose::Publish, batch, self.repeatable)
+                    .await?
+            }
+        };
+        let mut answers = answers.into_iter();
+        let stored = match check(answers.next().unwrap_or(Value::Nil)) {
+            Ok(answer) => answer,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let mut published = published(&stored)?;
+        published.replicas = answers.next().map(acknowledged);
+        Ok(Ok(published))
     }
 }
 
-async fn ask(
+/// Waits for what an earlier publish stored. WAIT is about what its own connection wrote, and a repeat wrote nothing:
+/// so something harmless is written behind the event, which replicas have only once they have the event.
+async fn again(
     shared: &Shared,
     to: &To,
-    command: Cmd,
-    repeatable: bool,
-) -> Result<Result<Value, Refusal>, BrokerError> {
-    Ok(check(
-        shared
-            .commands
-            .one(to, Purpose::Publish, command, repeatable)
-            .await?,
-    ))
+    room: &RoomName,
+    idempotency_key: &str,
+    wait: Wait,
+) -> Result<Result<u64, String>, BrokerError> {
+    let mut renew = redis::cmd("EXPIRE");
+    renew
+        .arg(shared.keys.once(room, idempotency_key))
+        .arg(seconds(shared.config.idempotency_window));
+    let batch = vec![renew, wait_command(wait)];
+    let answers = shared
+        .commands
+        .run_alone(to, Purpose::Publish, batch, true)
+        .await?;
+    let mut answers = answers.into_iter();
+    if let Some(Err(refusal)) = answers.next().map(check) {
+        return Ok(Err(format!(
+            "Redis does not let the gateway wait for what it stored before ({refusal})"
+        )));
+    }
+    Ok(acknowledged(answers.next().unwrap_or_default()))
 }
 
-fn arguments(shared: &Shared, event: &NewEvent) -> Vec<Vec<u8>> {
-    let retention = &shared.config.retention;
+fn wait_command(wait: Wait) -> Cmd {
+    let mut command = redis::cmd("WAIT");
+    // A timeout of 0 would be for ever.
+    let timeout = wait.timeout.as_millis().max(1).to_string();
+    command.arg(wait.replicas).arg(timeout);
+    command
+}
+
+/// What WAIT says: how many replicas have everything that the connection wrote.
+fn acknowledged(answer: Value) -> Result<u64, String> {
+    match check(answer) {
+        Ok(Value::Int(replicas)) => Ok(u64::try_from(replicas).unwrap_or(0)),
+        Ok(_) => Err("the answer to WAIT could not be understood".to_owned()),
+        Err(refusal) => Err(format!("Redis does not let the gateway WAIT ({refusal})")),
+    }
+}
+
+fn arguments(shared: &Shared, room: &RoomName, event: &NewEvent) -> Vec<Vec<u8>> {
+    let retention = event.retention.over(shared.config.retention.of(room));
     let trace = event.trace.map(|trace| trace.to_string());
     let extensions: Vec<(&str, &str)> = trace
         .iter()
@@ -125,6 +211,7 @@ fn published(answer: &Value) -> Result<Published, BrokerError> {
     Ok(Published {
         id: Some(EventId::parse(id).map_err(|_| unreadable())?),
         repeat: matches!(parts.get(2), Some(Value::Int(1))),
+        replicas: None,
     })
 }
 
@@ -150,5 +237,6 @@ async fn ephemeral(shared: &Shared, key: &str, event: &NewEvent) -> Result<Publi
     Ok(Published {
         id: None,
         repeat: false,
+        replicas: None,
     })
 }

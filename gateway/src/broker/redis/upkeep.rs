@@ -14,6 +14,7 @@ use super::library;
 use super::publish::seconds;
 use super::rooms::Handle;
 use super::{Purpose, Shared};
+use crate::broker::Retention;
 
 /// Rooms that one batch verifies.
 pub(super) const BATCH: usize = 128;
@@ -193,30 +194,34 @@ fn moving(line: &str) -> Vec<u16> {
         .collect()
 }
 
-/// Trims rooms that nobody else trims, and lets them expire.
+/// What holds one room to its limits.
+const TRIM: &str = include_str!("upkeep.lua");
+
+/// Trims rooms that nobody else trims, by length and age, and lets them expire; a longer expiry that a publisher has
+/// set stays.
 pub(super) async fn trim(shared: &Shared, rooms: Vec<RoomName>) -> Result<(), Away> {
-    let retention = shared.config.retention;
     for rooms in rooms.chunks(BATCH) {
         let mut parts = Vec::new();
         for room in rooms {
+            let kept = shared.config.retention.of(room);
+            if kept == Retention::default() {
+                continue;
+            }
             let key = shared.keys.room(room);
-            let mut commands = Vec::new();
-            if retention.max_len > 0 {
-                let mut trim = redis::cmd("XTRIM");
-                trim.arg(&key).arg("MAXLEN").arg("~").arg(retention.max_len);
-                commands.push(trim);
-            }
-            if !retention.expire.is_zero() {
-                let mut expire = redis::cmd("EXPIRE");
-                expire.arg(&key).arg(seconds(retention.expire));
-                commands.push(expire);
-            }
-            if !commands.is_empty() {
-                parts.push((slot(key.as_bytes()), commands));
-            }
+            let mut trim = redis::cmd("EVAL");
+            trim.arg(TRIM).arg(1).arg(&key);
+            trim.arg(kept.max_len)
+                .arg(seconds(kept.max_age))
+                .arg(seconds(kept.expire));
+            parts.push((slot(key.as_bytes()), vec![trim]));
         }
         for outcome in shared.commands.run_each(Purpose::Upkeep, parts).await {
-            outcome?;
+            for refusal in outcome?
+                .into_iter()
+                .filter_map(|answer| check(answer).err())
+            {
+                tracing::debug!(%refusal, "A room was not trimmed.");
+            }
         }
     }
     Ok(())

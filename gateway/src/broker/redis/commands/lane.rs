@@ -15,14 +15,27 @@ use redis::{AsyncConnectionConfig, Cmd, Pipeline, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::Away;
+use crate::broker::MAX_WAIT_TIMEOUT;
 use crate::broker::redis::{Purpose, RedisConfig, RedisMetrics};
 
-/// Jobs that one pipeline carries at most.
+/// Jobs that one pipeline carries at most, unless they block.
 const BATCH: usize = 128;
 /// Jobs that wait at most; then callers wait.
 const QUEUE: usize = 1024;
 /// A connection that was idle for longer is checked before it is used again.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// Jobs that block at a time, each on a connection to itself, which is opened when it is needed.
+const BLOCKING: usize = 32;
+
+/// How jobs share connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Way {
+    /// Those that wait together go together.
+    Shared,
+    /// Each on its own, so that one that blocks its connection holds up no other.
+    Alone,
+}
 
 struct Job {
     purpose: Purpose,
@@ -41,23 +54,29 @@ impl Lane {
     /// Starts the workers; connections are made when they are needed.
     pub(super) fn start(
         address: &Address,
+        way: Way,
         config: &RedisConfig,
         metrics: &Arc<RedisMetrics>,
         runtime: &tokio::runtime::Handle,
     ) -> Self {
+        let (size, most, patience) = match way {
+            Way::Shared => (config.pool_size.max(1), BATCH, Duration::ZERO),
+            Way::Alone => (BLOCKING, 1, MAX_WAIT_TIMEOUT),
+        };
         let (sender, jobs) = mpsc::channel(QUEUE);
         let jobs = Arc::new(Mutex::new(jobs));
         let pool = Arc::new(Connections {
             address: address.clone(),
             servers: config.servers.clone(),
-            size: config.pool_size.max(1),
+            size,
             connect_timeout: config.connect_timeout,
-            response_timeout: config.response_timeout,
+            response_timeout: config.response_timeout + patience,
             current: Lock::new(None),
         });
         for _ in 0..pool.size {
             let worker = Worker {
                 pool: pool.clone(),
+                most,
                 held: None,
                 used: Instant::now(),
                 metrics: metrics.clone(),
@@ -143,6 +162,8 @@ impl Connections {
 
 struct Worker {
     pool: Arc<Connections>,
+    /// Jobs that one pipeline carries at most.
+    most: usize,
     held: Option<Connection>,
     used: Instant,
     metrics: Arc<RedisMetrics>,
@@ -150,9 +171,9 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self, jobs: Arc<Mutex<mpsc::Receiver<Job>>>) {
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::with_capacity(self.most);
         loop {
-            if jobs.lock().await.recv_many(&mut batch, BATCH).await == 0 {
+            if jobs.lock().await.recv_many(&mut batch, self.most).await == 0 {
                 return;
             }
             batch.retain(|job| !job.reply.is_closed());

@@ -5,18 +5,31 @@ use crate::RoomName;
 /// The prefix unless configured.
 pub const DEFAULT_PREFIX: &str = "sse:";
 
-/// The flags of `notify-keyspace-events` that a gateway needs: keyspace channels, stream commands,
-/// expired and evicted keys.
-pub const NOTIFICATION_FLAGS: [char; 4] = ['K', 't', 'x', 'e'];
+/// The flags of `notify-keyspace-events` that a gateway wants: keyspace channels, stream commands,
+/// expired and evicted keys, and keys that are deleted, renamed or moved.
+pub const NOTIFICATION_FLAGS: [char; 5] = ['K', 't', 'x', 'e', 'g'];
+
+/// Those without which plain `XADD`s are not announced.
+const NEEDED_FLAGS: [char; 2] = ['K', 't'];
+
+/// Whether the server's `notify-keyspace-events` has flag, or the letter that stands for it.
+fn has_flag(current: &str, flag: char) -> bool {
+    current.contains(flag) || (flag != 'K' && current.contains('A'))
+}
+
+/// Whether the server's `notify-keyspace-events` announces plain `XADD`s.
+#[must_use]
+pub fn announces_streams(current: &str) -> bool {
+    NEEDED_FLAGS.into_iter().all(|flag| has_flag(current, flag))
+}
 
 /// The server's `notify-keyspace-events` with [`NOTIFICATION_FLAGS`] added; `None` where they are
 /// all there. `A` stands for all classes.
 #[must_use]
 pub fn with_notifications(current: &str) -> Option<String> {
-    let has = |flag: char| current.contains(flag) || (flag != 'K' && current.contains('A'));
     let missing: String = NOTIFICATION_FLAGS
         .into_iter()
-        .filter(|&flag| !has(flag))
+        .filter(|&flag| !has_flag(current, flag))
         .collect();
     (!missing.is_empty()).then(|| format!("{current}{missing}"))
 }
@@ -118,11 +131,12 @@ mod tests {
 
     #[test]
     fn flags_are_added_to_what_is_set() {
-        assert_eq!(with_notifications("").as_deref(), Some("Ktxe"));
+        assert_eq!(with_notifications("").as_deref(), Some("Ktxeg"));
         assert_eq!(with_notifications("Eg").as_deref(), Some("EgKtxe"));
+        assert!(announces_streams("Kt") && announces_streams("KA") && !announces_streams("Kg"));
         assert_eq!(with_notifications("KEA"), None);
         assert_eq!(with_notifications("AE").as_deref(), Some("AEK"));
-        assert_eq!(with_notifications("xKet"), None);
+        assert_eq!(with_notifications("xKetg"), None);
     }
 
     #[test]

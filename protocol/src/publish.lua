@@ -110,7 +110,11 @@ if maxage > 0 then
   if oldest > 0 then call('XTRIM', key, 'MINID', '~', string.format('%.0f', oldest * 1000)) end
 end
 if expire then
-  call('EXPIRE', key, expire)
+  -- Once a tenth of it has passed is often enough: each EXPIRE goes to replicas, to the append-only file and to whoever
+  -- listens for changes of keys.
+  local seconds = tonumber(expire)
+  local left = seconds < 60 and -1 or call('TTL', key)
+  if left * 10 < seconds * 9 or left > seconds then call('EXPIRE', key, expire) end
 else
   call('PERSIST', key)
 end

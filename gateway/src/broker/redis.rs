@@ -8,6 +8,7 @@
 //! [`super::sequencer`].
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -88,6 +89,8 @@ struct Shared {
     traces: Traces,
     skips: Skips,
     status: Status,
+    /// A server has refused to have its notification flags set.
+    refuses_flags: AtomicBool,
 }
 
 impl Shared {
@@ -167,6 +170,7 @@ impl RedisBroker {
             traces,
             skips: Skips::default(),
             status: Status::default(),
+            refuses_flags: AtomicBool::new(false),
             config,
         });
         let (requests, inbox) = mpsc::unbounded_channel();

@@ -96,6 +96,8 @@ pub struct Sequencer {
     signals: u32,
     /// A verification found something after this head.
     suspect: Option<EventId>,
+    /// The head at which an old message was looked into: once for each.
+    doubted: Option<EventId>,
     /// The key was deleted or replaced; the second one belongs to the read under way.
     gone: bool,
     gone_at_issue: bool,
@@ -120,6 +122,7 @@ impl Default for Sequencer {
             held_at_issue: 0,
             signals: 0,
             suspect: None,
+            doubted: None,
             gone: false,
             gone_at_issue: false,
             floor: EventId::ZERO,
@@ -290,7 +293,14 @@ impl Sequencer {
                     self.reset(ResetReason::Fork, behind, behind, out);
                     head = behind;
                 }
-                _ => return,
+                // Seen already, or of a stream that began again with lower ids.
+                _ => {
+                    if id < head && self.doubted != Some(head) {
+                        self.doubted = Some(head);
+                        self.suspect = Some(head);
+                    }
+                    return;
+                }
             }
         }
         let follows = id > self.floor
@@ -439,9 +449,11 @@ impl Sequencer {
             }
             if self.gone_at_issue {
                 // The signal may be about an earlier stream than the one that was read last: what
-                // has been handed on must not come again.
+                // has been handed on must not come again. A stream that ends below the head is
+                // another one: its clock went back.
                 let resume = match oldest {
-                    Some(oldest) if oldest <= asked => head.min(last),
+                    Some(_) if last < head => EventId::ZERO,
+                    Some(oldest) if oldest <= asked => head,
                     Some(_) => EventId::ZERO,
                     None => last,
                 };

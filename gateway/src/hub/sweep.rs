@@ -74,6 +74,7 @@ impl State {
         self.finish_pass(room_key);
         let end = self.rooms[room_key].log.end();
         self.fall_off(room_key, end);
+        self.prove_again(room_key, reset.after);
         let room = &mut self.rooms[room_key];
         room.backfilled = false;
         let before = room.log.memory();
@@ -92,6 +93,18 @@ impl State {
         );
         self.queue(room_key);
         self.forget_pages(room_key);
+    }
+
+    /// Who is ahead of the log has a position that was proved by the stream itself, perhaps by the one that is
+    /// there now: it is asked again, instead of being given again what it has.
+    fn prove_again(&mut self, room_key: usize, head: protocol::EventId) {
+        let room = &self.rooms[room_key];
+        for &key in &room.members {
+            let subscriber = &mut self.subscribers[key as usize];
+            if subscriber.catch_up.is_none() && subscriber.floor() > head {
+                leave_log(subscriber, &room.log);
+            }
+        }
     }
 
     pub(super) fn queue(&mut self, room_key: usize) {

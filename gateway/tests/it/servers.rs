@@ -60,7 +60,7 @@ async fn the_documented_users_can_do_their_work_and_no_more() {
     let everything = "user default on nopass ~* &* +@all\n";
     std::fs::write(file.path(), everything.to_owned() + documented).unwrap();
     // Which the gateway may not set itself.
-    let flags = ["--notify-keyspace-events", "Ktxe"];
+    let flags = ["--notify-keyspace-events", "Kgtxe"];
     let file = ["--aclfile", file.path().to_str().unwrap()];
     let redis = RedisServer::start_as(&[file, flags].concat(), "").await;
     let url = |user: &str| format!("redis://{user}:change-me@{}", redis.address);

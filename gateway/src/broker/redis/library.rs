@@ -1,6 +1,8 @@
 //! What a server has to have, and loses on a restart or a flush: the publish function and the
 //! notification flags.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use protocol::publish::{LIBRARY_VERSION, VERSION_FUNCTION_NAME, library};
 use redis::Value;
 
@@ -81,6 +83,12 @@ pub(super) async fn notifications(shared: &Shared, to: &To) -> Result<Notificati
     let Some(flags) = protocol::keys::with_notifications(&current) else {
         return Ok(Notifications::On);
     };
+    // The others only tell sooner that a room is gone; verification does so too.
+    let is_enough = protocol::keys::announces_streams(&current);
+    let may_set = shared.config.set_notifications && !shared.refuses_flags.load(Relaxed);
+    if !may_set && is_enough {
+        return Ok(Notifications::On);
+    }
     if !shared.config.set_notifications {
         let reason = format!("{NAME} is '{current}' and redis.set_notifications is false");
         return Ok(Notifications::Off(reason));
@@ -95,6 +103,10 @@ pub(super) async fn notifications(shared: &Shared, to: &To) -> Result<Notificati
                 "notify-keyspace-events was extended"
             );
             Ok(Notifications::TurnedOn)
+        }
+        Err(_) if is_enough => {
+            shared.refuses_flags.store(true, Relaxed);
+            Ok(Notifications::On)
         }
         Err(Refusal::Forbidden(reason) | Refusal::Other(reason)) => Ok(Notifications::Off(reason)),
         Err(refusal) => Err(refusal.into()),

@@ -42,6 +42,8 @@ pub enum Fault {
     ClockBack,
     /// The room begins again with lower ids.
     ClockBackAndDeleted,
+    /// A replica takes over under load.
+    PrimaryKilled,
     /// Its replica has everything.
     PromotedWith,
     /// Its replica lacks the last events; with a single Redis, an older copy comes back.
@@ -115,9 +117,15 @@ impl Fault {
         ];
         match topology {
             Topology::Single => {}
-            Topology::Sentinel => faults.extend([PromotedWith, SentinelFailover]),
+            Topology::Sentinel => faults.extend([PrimaryKilled, PromotedWith, SentinelFailover]),
             Topology::Cluster => {
-                faults.extend([PromotedWith, ClusterFailover, SlotMoved, PrimaryLost]);
+                faults.extend([
+                    PrimaryKilled,
+                    PromotedWith,
+                    ClusterFailover,
+                    SlotMoved,
+                    PrimaryLost,
+                ]);
             }
         }
         faults
@@ -151,7 +159,8 @@ impl World {
             Fault::RedisKilled => {
                 let node = self.primary(room).await;
                 self.deployment.node_mut(node).server.kill();
-                self.hold(hold).await;
+                // Back before sentinels or a cluster promote somebody.
+                self.hold(hold / 4).await;
                 self.deployment.up(node).await;
                 self.replicas_may_lag()
             }
@@ -284,6 +293,13 @@ impl World {
                 self.on_primary(room, &["DEL", &self.key(room)]).await;
                 drop(quiet);
                 Effect::destroys([room])
+            }
+            Fault::PrimaryKilled => {
+                let before = self.primary(room).await;
+                self.deployment.node_mut(before).server.kill();
+                self.promoted(room, before).await;
+                self.deployment.up(before).await;
+                Effect::may_lose()
             }
             Fault::PromotedWith => self.promote_with(room).await,
             Fault::PromotedWithout => self.promote_without(room).await,

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisError};
@@ -18,6 +18,16 @@ use crate::support::redis::key;
 
 /// What a publisher waits for an answer. An event without one may have been stored.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often it is asked which server is the primary.
+const RECHECK: Duration = Duration::from_secs(1);
+
+/// To the primary of the room, as far as is known.
+struct Connection {
+    node: usize,
+    live: MultiplexedConnection,
+    checked: Instant,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -44,8 +54,17 @@ pub struct Publisher {
 
 impl Publisher {
     pub async fn run(self) {
-        let mut connection = None;
+        let mut connection: Option<Connection> = None;
         loop {
+            // As a client of sentinels learns that another server is the primary now, while the old one answers still.
+            if self.route.topology == Topology::Sentinel
+                && let Some(old) = &mut connection
+                && old.checked.elapsed() > RECHECK
+            {
+                old.checked = Instant::now();
+                let now = self.route.find(&self.room).await;
+                connection.take_if(|old| now.is_some_and(|now| now != old.node));
+            }
             {
                 let _open = self.gate.read().await;
                 let number = self.ledger.book().attempt();
@@ -63,12 +82,16 @@ impl Publisher {
         }
     }
 
-    async fn call(&self, connection: &mut Option<MultiplexedConnection>, data: &str) -> Option<Id> {
+    async fn call(&self, connection: &mut Option<Connection>, data: &str) -> Option<Id> {
         if connection.is_none() {
-            let number = self.route.find(&self.room).await?;
-            *connection = connect(self.route.direct(number)).await;
+            let node = self.route.find(&self.room).await?;
+            *connection = Some(Connection {
+                node,
+                live: connect(self.route.direct(node)).await?,
+                checked: Instant::now(),
+            });
         }
-        let live = connection.as_mut()?;
+        let live = &mut connection.as_mut()?.live;
         let words = words(self.way, self.route.topology, &self.room, data);
         let answer = redis::Cmd::new()
             .arg(&words)

@@ -9,7 +9,7 @@ use crate::support::client::Message;
 /// What a `stream.reset` said.
 #[derive(Debug, Clone)]
 pub struct Reset {
-    pub reason: String,
+    _reason: String,
     /// It names a reason and a range.
     whole: bool,
     pub after: Id,
@@ -24,7 +24,7 @@ impl Reset {
         let reason = json["reason"].as_str().unwrap_or_default().to_owned();
         Self {
             whole: !reason.is_empty() && json["lost"].is_object(),
-            reason,
+            _reason: reason,
             after: id("after").unwrap_or_default(),
             through: id("through"),
         }

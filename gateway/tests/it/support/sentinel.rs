@@ -27,9 +27,10 @@ impl Sentinel {
         let address = port::free();
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sentinel.conf");
+        // They ask once a second: what is down sooner is often not down.
         let text = format!(
             "bind 127.0.0.1\nport {}\ndir {}\nsentinel monitor {NAME} 127.0.0.1 {} 2\n\
-             sentinel down-after-milliseconds {NAME} 800\nsentinel failover-timeout {NAME} 2000\n\
+             sentinel down-after-milliseconds {NAME} 2000\nsentinel failover-timeout {NAME} 3000\n\
              sentinel parallel-syncs {NAME} 2\n",
             address.port(),
             directory.path().display(),

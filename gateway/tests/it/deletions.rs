@@ -1,7 +1,8 @@
-//! A room that is deleted while nodes know of it at different times, or while the clock goes back.
+//! A room whose history is replaced: deleted while nodes know of it at different times, begun again with lower ids, or gone on with on
+//! another branch.
 
 use crate::support::redis::key;
-use crate::support::{Client, Proxy, RedisServer, Setup, assert_same_ids};
+use crate::support::{Client, Persistence, Proxy, RedisServer, Setup, assert_same_ids};
 
 /// A client that has seen the new history comes to a node that still holds the old one.
 #[tokio::test(flavor = "multi_thread")]
@@ -72,5 +73,50 @@ async fn a_room_that_begins_again_with_lower_ids_is_told_and_goes_on() {
         client.wait_id(&last).await;
         assert_same_ids("after the deletion", &client.ids(), &ids);
         assert!(!client.resets().is_empty(), "a reset");
+    }
+}
+
+/// Two primaries at once, as for a while after a failover: the node was with the wrong one, and what the other one took
+/// meanwhile has ids below those that its clients saw.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_the_other_branch_are_delivered_or_told() {
+    for function in [false, true] {
+        let mut redis = RedisServer::start_with(Persistence::AofAlways).await;
+        let proxy = Proxy::to(redis.address).await;
+        let gateway = Setup::redis_at(proxy.address).start().await;
+        let client = Client::of(&[gateway.address], "demo").open().await;
+        let common = redis.publish("demo", "chat", "common").await;
+        redis.back_up();
+        let later = |id: &str, by: u64| {
+            let (ms, _) = id.split_once('-').unwrap();
+            format!("{}-0", ms.parse::<u64>().unwrap() + by)
+        };
+        // The function names the entry before; a plain XADD does not.
+        let add = async |redis: &RedisServer, id: &str, prev: &str| {
+            let key = key("demo");
+            let mut words = vec!["XADD", &key, id, "data", "x"];
+            if function {
+                words.extend(["prev", prev]);
+            }
+            redis.call(&words).await;
+        };
+        let wrong = later(&common, 20);
+        add(&redis, &wrong, &common).await;
+        client.wait_id(&wrong).await;
+        proxy.refuse();
+        proxy.cut();
+        redis.kill();
+        redis.restore();
+        redis.up().await;
+        let (between, after) = (later(&common, 10), later(&common, 30));
+        add(&redis, &between, &common).await;
+        add(&redis, &after, &between).await;
+        proxy.open();
+        client.wait_id(&after).await;
+        let ids = client.ids();
+        assert!(
+            ids.contains(&between) || !client.resets().is_empty(),
+            "{between} is lost without a word (function: {function}): {ids:?}"
+        );
     }
 }

@@ -56,6 +56,8 @@ pub(super) struct Redis {
     pub(super) past: Vec<Data>,
     /// With the number of writes before it.
     pub(super) backup: Option<(usize, Data)>,
+    /// The copy has entries that the primary lacks: with the next write they are of another branch.
+    pub(super) is_beside: bool,
     pub(super) clock: u64,
     pub(super) branches: u64,
     pub(super) primary: u64,
@@ -103,6 +105,7 @@ impl Redis {
             data: Data::default(),
             past: Vec::new(),
             backup: None,
+            is_beside: false,
             clock: STEP,
             branches: 0,
             primary: 0,
@@ -135,6 +138,9 @@ impl Redis {
     /// Appends an entry; gives its id and the one before.
     pub(super) fn append(&mut self, named: bool) -> (u64, u64) {
         self.past.push(self.data.clone());
+        if std::mem::take(&mut self.is_beside) {
+            self.backup = None;
+        }
         // Above the stream's last id, and never issued before: what is issued twice nobody can tell.
         let last = self.data.stream.as_ref().map_or(0, |stream| stream.last);
         self.clock = self.clock.max(last) + STEP;

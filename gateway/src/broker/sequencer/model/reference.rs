@@ -281,13 +281,19 @@ impl ReferenceStateMachine for Reference {
             Transition::Fork { writes, back, cut } => {
                 let kept = redis.past.len().saturating_sub(writes);
                 let data = redis.past.get(kept).unwrap_or(&redis.data).clone();
-                // A copy of a branch that was given up has entries beside those of the present one.
-                redis.backup.take_if(|(before, _)| *before > kept);
+                redis.is_beside |= redis
+                    .backup
+                    .as_ref()
+                    .is_some_and(|(before, _)| *before > kept);
                 redis.promote(data, back, cut);
             }
-            Transition::BackUp => redis.backup = Some((redis.past.len(), redis.data.clone())),
+            Transition::BackUp => {
+                redis.is_beside = false;
+                redis.backup = Some((redis.past.len(), redis.data.clone()));
+            }
             Transition::Restore { back } => {
                 if let Some((_, data)) = redis.backup.clone() {
+                    redis.is_beside = false;
                     redis.promote(data, back, true);
                 }
             }

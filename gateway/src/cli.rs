@@ -14,6 +14,8 @@ use crate::telemetry;
 
 /// Exit code for a command line or configuration that cannot be used (`EX_USAGE`).
 pub const EXIT_USAGE: u8 = 64;
+/// Exit code of `doctor` where no server can be reached (`EX_UNAVAILABLE`).
+pub const EXIT_UNAVAILABLE: u8 = 69;
 /// Exit code for a failure while running, such as a port in use.
 pub const EXIT_FAILURE: u8 = 1;
 
@@ -37,6 +39,23 @@ Exit codes:
   0   stopped in order, by SIGTERM or SIGINT
   1   failed while running, such as a port in use
   64  the command line or the configuration cannot be used";
+
+const DOCTOR_HELP: &str = "\
+Examples:
+  One server
+    sse-gateway doctor --redis redis://127.0.0.1:6379
+  A deployment with sentinels, with the password of the environment
+    SSE_REDIS__PASSWORD_FILE=/run/secrets/redis sse-gateway doctor --redis redis+sentinel://a,b,c/mymaster
+  What the gateway of this machine uses
+    sse-gateway doctor --config /etc/sse-gateway/config.toml
+  Only what has to be changed
+    sse-gateway doctor --json | jq -r '.[] | select(.level == \"problem\") | .server + \" \" + .do'
+
+Exit codes:
+  0   no problem; there may be warnings
+  1   there is a problem
+  64  the command line or the configuration cannot be used
+  69  no server can be reached";
 
 /// Holds browser EventSource streams, grouped by room, and feeds them from Redis.
 #[derive(Debug, Clone, Default, Parser)]
@@ -99,6 +118,17 @@ pub enum Command {
         /// Ask whether it is ready for clients instead
         #[arg(long)]
         ready: bool,
+    },
+    /// Check the Redis behind a deployment, and say in plain words what to change
+    ///
+    /// Takes redis.url, users and certificates from the same configuration as the gateway, asks
+    /// every server that they lead to, and changes nothing. One line for each check: how much it
+    /// matters (ok, note, warning, problem), what is so, and what to do.
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor {
+        /// Print an array of objects with server, check, level, says and do
+        #[arg(long)]
+        json: bool,
     },
     /// Print a completion script
     #[command(

@@ -7,6 +7,7 @@ pub mod banner;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod drain;
 pub mod healthcheck;
 pub mod http;

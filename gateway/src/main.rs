@@ -5,11 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use gateway::app::{self, Listeners};
-use gateway::cli::{self, Cli, Command, EXIT_FAILURE, EXIT_USAGE, Stop};
+use gateway::cli::{self, Cli, Command, EXIT_FAILURE, EXIT_UNAVAILABLE, EXIT_USAGE, Stop};
 use gateway::config::{self, Config, Loaded, LogFormat};
 use gateway::reload::Reload;
 use gateway::trace::{self, Traces};
-use gateway::{banner, healthcheck, telemetry};
+use gateway::{banner, doctor, healthcheck, telemetry};
 
 fn main() -> ExitCode {
     let cli = match Cli::read(std::env::args_os()) {
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
                 Err(sentence) => fail(EXIT_FAILURE, &sentence),
             };
         }
+        Some(Command::Doctor { json }) => return examine(&config, json),
         Some(Command::Completions { .. } | Command::Man { .. }) | None => {}
     }
     let log = match telemetry::init(&config.log.level, config.log.format) {
@@ -91,6 +92,36 @@ fn serve(config: Config, reload: Reload) -> anyhow::Result<()> {
         }
         done
     })
+}
+
+/// Prints what the doctor finds.
+fn examine(config: &Config, json: bool) -> ExitCode {
+    if config.redis.url.is_empty() {
+        let sentence = "there is no Redis to check: say which one with --redis URL, SSE_REDIS__URL or redis.url";
+        return fail(EXIT_USAGE, sentence);
+    }
+    let servers = match config.redis.servers() {
+        Ok(servers) => servers,
+        Err(error) => return fail(EXIT_USAGE, &format!("redis.url cannot be used: {error}")),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let report = match runtime {
+        Ok(runtime) => runtime.block_on(doctor::examine(config, servers)),
+        Err(error) => return fail(EXIT_FAILURE, &format!("the runtime cannot start: {error}")),
+    };
+    let colour = std::io::stdout().is_terminal() && !telemetry::no_color();
+    show(&if json {
+        report.json()
+    } else {
+        report.text(colour)
+    });
+    match (report.is_unreachable(), report.has_problems()) {
+        (true, _) => ExitCode::from(EXIT_UNAVAILABLE),
+        (false, true) => ExitCode::from(EXIT_FAILURE),
+        (false, false) => ExitCode::SUCCESS,
+    }
 }
 
 /// Programs that read the log find the same in it, as fields.

@@ -8,6 +8,10 @@ use std::time::{Duration, Instant};
 
 use redis::FromRedisValue;
 
+pub mod cluster;
+pub mod sentinel;
+pub mod tls;
+
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits for something, with a deadline.
@@ -29,10 +33,15 @@ pub struct Redis {
 
 impl Redis {
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_as(|| arguments.iter().map(|&text| text.to_owned()).collect())
+    }
+
+    /// With arguments that are made anew if another test has taken a port of theirs.
+    pub fn start_as(arguments: impl Fn() -> Vec<String>) -> Self {
         let mut directory = tempfile::tempdir().unwrap();
-        let arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
         loop {
             let port = free_port();
+            let arguments = arguments();
             let process = spawn(port, &arguments, directory.path());
             let mut redis = Self {
                 process,
@@ -169,7 +178,7 @@ fn spawn(port: u16, arguments: &[String], directory: &std::path::Path) -> Child 
         .expect("redis-server is needed for these tests")
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }

@@ -224,6 +224,9 @@ pub struct Publish {
     #[arg(long)]
     pub json: bool,
     /// Deliver to whoever is there and store nothing; not retried once it is on its way
+    ///
+    /// It is a PUBLISH, and in a cluster an SPUBLISH: gateways hear shard channels there, which a plain PUBLISH does
+    /// not reach.
     #[arg(long, conflicts_with_all = ["idempotency_key", "max_len", "max_age", "expire", "replicas"])]
     pub ephemeral: bool,
     /// Where Redis is.

@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::support::gateway::PUBLISH_KEY;
-use crate::support::{Gateway, RedisServer, Setup, http};
+use crate::support::{Gateway, RedisCluster, RedisServer, Setup, http};
 
 /// A server that follows another one, and has all of its data.
 async fn replica_of(primary: &RedisServer) -> RedisServer {
@@ -187,5 +187,21 @@ async fn without_redis_there_are_no_replicas() {
     for (headers, expected) in [(&[][..], 403), (&[KEY], 201)] {
         let (status, body) = post(&secured, "lobby", "?replicas=1", headers).await;
         assert_eq!(status, expected, "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_cluster_it_is_the_replicas_of_the_rooms_primary() {
+    let cluster = RedisCluster::start().await;
+    let gateway = Setup::redis_by(&cluster.url()).start().await;
+    for number in 0..12 {
+        let (room, key) = (format!("room{number}"), number.to_string());
+        let once = [KEY, ("Idempotency-Key", &*key)];
+        let (status, first) = post(&gateway, &room, "?replicas=1&wait=10s", &once).await;
+        assert_eq!((status, &first["replicas"]), (201, &json!(1)), "{first}");
+        let (status, again) = post(&gateway, &room, "?replicas=1&wait=10s", &once).await;
+        assert_eq!((status, &again), (200, &first));
+        let (status, more) = post(&gateway, &room, "?replicas=2&wait=10ms", &[KEY]).await;
+        assert_eq!((status, &more["replicas"]), (201, &json!(1)), "{more}");
     }
 }

@@ -5,12 +5,16 @@
 //! before it, or after a reset that says what is gone. While a read is under way nothing else
 //! moves the head: messages are held, and merged by id when it returns.
 
+use std::collections::VecDeque;
+
 use protocol::EventId;
 
 use crate::hub::{History, Item, Reset, ResetReason};
 
 /// Held messages of one room; beyond this they are dropped and read from the stream again.
 const MAX_HELD: usize = 1024;
+/// Ids that a room remembers of what it handed on.
+pub const RECENT: usize = 64;
 /// Bytes of held messages of one room.
 const MAX_HELD_BYTES: usize = 4 << 20;
 
@@ -36,6 +40,8 @@ pub enum Read {
     Head,
     /// The facts, the entry itself and the first entries after it.
     After(EventId),
+    /// The facts and the last [`RECENT`] entries up to it.
+    UpTo(EventId),
 }
 
 /// A stream at one instant: its facts and the entries that were asked for.
@@ -47,6 +53,8 @@ pub struct Tail {
     pub added: Option<u64>,
     /// How many entries it has.
     pub length: u64,
+    /// The highest id that was ever deleted by itself (`XDEL`), where the server knows it (Redis 7).
+    pub deleted: Option<EventId>,
     /// Everything else.
     pub history: History,
 }
@@ -83,6 +91,13 @@ pub struct Sequencer {
     head: Option<EventId>,
     /// Entries ever added to the stream when `head` was its last one.
     counted: Option<u64>,
+    /// The last ids that were handed on, up to the head: every one above the first of them is here.
+    recent: VecDeque<EventId>,
+    /// The first of them is not where the room began.
+    has_forgotten: bool,
+    /// The head that is missing in the stream is being compared with it, or was.
+    compares: bool,
+    compared: Option<EventId>,
     /// The subscription is confirmed.
     connected: bool,
     reading: Reading,
@@ -114,6 +129,10 @@ impl Default for Sequencer {
         Self {
             head: None,
             counted: None,
+            recent: VecDeque::new(),
+            has_forgotten: false,
+            compares: false,
+            compared: None,
             connected: false,
             reading: Reading::No,
             again: false,
@@ -236,12 +255,16 @@ impl Sequencer {
         self.reading = Reading::No;
         let more = match read {
             Read::Head => {
-                self.head = Some(tail.history.last_id);
+                self.begin_at(tail.history.last_id);
                 self.counted = if tail.exists { tail.added } else { Some(0) };
                 out.push(Output::Joined(tail.history.last_id));
                 false
             }
             Read::After(asked) => self.judge(asked, tail, out),
+            Read::UpTo(_) => {
+                self.compare(&tail, out);
+                true
+            }
         };
         if more {
             self.issue(out);
@@ -306,7 +329,8 @@ impl Sequencer {
         let follows = id > self.floor
             && message.prev.is_some_and(|prev| {
                 let branched = self.behind.is_some_and(|behind| prev > behind);
-                prev == head || (prev != EventId::ZERO && prev < head && !branched)
+                let known = self.recent.contains(&prev) || self.behind == Some(prev);
+                prev == head || (prev != EventId::ZERO && prev < head && known && !branched)
             });
         if follows {
             if message.prev != Some(head) {
@@ -322,6 +346,11 @@ impl Sequencer {
 
     fn append(&mut self, item: Item, id: EventId, out: &mut Vec<Output>) {
         self.head = Some(id);
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+            self.has_forgotten = true;
+        }
+        self.recent.push_back(id);
         self.counted = self.counted.map(|count| count + 1);
         self.behind = None;
         self.plain |= matches!(&item, Item::Event(event) if event.prev.is_none());
@@ -336,7 +365,7 @@ impl Sequencer {
         out: &mut Vec<Output>,
     ) {
         self.floor = self.floor.max(self.head.unwrap_or_default());
-        self.head = Some(resume);
+        self.begin_at(resume);
         self.counted = None;
         self.behind = None;
         out.push(Output::Reset(Reset {
@@ -344,6 +373,13 @@ impl Sequencer {
             after,
             resume,
         }));
+    }
+
+    fn begin_at(&mut self, head: EventId) {
+        self.head = Some(head);
+        self.recent.clear();
+        self.recent.push_back(head);
+        self.has_forgotten = false;
     }
 
     fn want_read(&mut self, out: &mut Vec<Output>) {
@@ -358,6 +394,7 @@ impl Sequencer {
     fn issue(&mut self, out: &mut Vec<Output>) {
         let read = match self.head {
             None => Read::Head,
+            Some(head) if self.compares => Read::UpTo(head),
             Some(head) => Read::After(self.behind.unwrap_or(head)),
         };
         self.reading = Reading::Pending(read);
@@ -376,6 +413,7 @@ impl Sequencer {
             exists,
             added,
             length,
+            deleted,
             history,
         } = tail;
         if !exists {
@@ -384,6 +422,10 @@ impl Sequencer {
             }
             self.counted = Some(0);
             return false;
+        }
+        if self.is_other_branch(asked, deleted, &history) {
+            self.compares = true;
+            return true;
         }
         match self.verdict(asked, head, (added, length), &history) {
             Verdict::Continuous => self.behind = None,
@@ -428,6 +470,45 @@ impl Sequencer {
             self.counted = added.checked_sub(left);
         }
         more
+    }
+
+    /// The head is not in the stream, and nobody deleted it there: it was handed on by another
+    /// primary, and what this one has below it may never have been.
+    fn is_other_branch(&self, asked: EventId, deleted: Option<EventId>, history: &History) -> bool {
+        let found = history.anchor_found || history.last_id == asked;
+        self.head == Some(asked)
+            && self.compared != self.head
+            && !found
+            && !self.gone_at_issue
+            && deleted.is_some_and(|deleted| deleted < asked)
+            && history.oldest.is_some_and(|oldest| oldest < asked)
+    }
+
+    /// Looks for what the stream has in common with what was handed on: it goes on from there.
+    fn compare(&mut self, tail: &Tail, out: &mut Vec<Output>) {
+        self.compares = false;
+        self.compared = self.head;
+        let mut ids = tail
+            .history
+            .items
+            .iter()
+            .rev()
+            .filter_map(Item::id)
+            .peekable();
+        let first = self.recent.front().copied().unwrap_or_default();
+        // Up to where the room began it was another node's affair, but for a clock that goes back.
+        let known =
+            |id: &EventId| self.recent.contains(id) || (!self.has_forgotten && *id <= first);
+        if ids.peek().is_none_or(known) {
+            return;
+        }
+        // Whatever it has above the first that is remembered was not handed on.
+        let (after, resume) = match ids.find(known) {
+            Some(common) => (common, common),
+            None => (EventId::ZERO, first),
+        };
+        self.reset(ResetReason::Fork, after, resume, out);
+        self.compared = self.head;
     }
 
     fn verdict(

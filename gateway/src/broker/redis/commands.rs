@@ -204,11 +204,12 @@ impl Commands {
         let mut address = self.server_of(to)?;
         let mut asking = false;
         for _ in 0..HOPS {
-            let mut batch = commands.clone();
-            if asking {
-                // Holds for the next command; for a whole transaction if that is MULTI.
-                batch.insert(0, redis::cmd("ASKING"));
-            }
+            let batch = if asking {
+                ask_each(&commands)
+            } else {
+                commands.clone()
+            };
+            let sent = batch.len();
             let lane = self.lane(&address, way);
             let mut values = match lane.ask(purpose, batch, repeatable).await {
                 Ok(values) => values,
@@ -217,8 +218,10 @@ impl Commands {
                     return Err(away);
                 }
             };
-            if asking && !values.is_empty() {
-                values.remove(0);
+            if asking {
+                // The last ones answer the commands: one each, or a transaction after its ASKING.
+                let every = if sent > commands.len() + 1 { 2 } else { 1 };
+                values = values.into_iter().skip(1).step_by(every).collect();
             }
             if values.iter().any(is_demoted) {
                 topology.doubt();
@@ -281,6 +284,19 @@ impl Commands {
         );
         Some(span)
     }
+}
+
+/// With `ASKING` before each command, for which alone it holds; before a transaction once.
+fn ask_each(commands: &[Cmd]) -> Vec<Cmd> {
+    let is_transaction = commands.first().and_then(word).as_deref() == Some("MULTI");
+    let mut batch = Vec::with_capacity(2 * commands.len());
+    for (at, command) in commands.iter().enumerate() {
+        if at == 0 || !is_transaction {
+            batch.push(redis::cmd("ASKING"));
+        }
+        batch.push(command.clone());
+    }
+    batch
 }
 
 /// The first word of the answers that says to go elsewhere. Whatever else is among them was not

@@ -9,7 +9,7 @@ use redis::{Cmd, Value};
 
 use super::commands::{Away, Refusal, check, text};
 use super::{Purpose, Shared};
-use crate::broker::sequencer::{Read, Tail};
+use crate::broker::sequencer::{RECENT, Read, Tail};
 use crate::hub::{History, HistoryQuery, Item};
 
 /// Entries per page of a range read for live rooms.
@@ -49,8 +49,13 @@ pub(super) async fn tail(shared: &Shared, room: &RoomName, read: Read) -> Result
     let range = match read {
         Read::Head => None,
         Read::After(after) => Some(range_after(&key, after, limit)),
+        Read::UpTo(id) => {
+            let mut range = redis::cmd("XREVRANGE");
+            range.arg(&key).arg(id.to_string()).arg("-");
+            range.arg("COUNT").arg(RECENT);
+            Some(range)
+        }
     };
-    let with_range = range.is_some();
     let Some((info, entries)) = transaction(shared, &key, range).await? else {
         return Ok(Tail::default());
     };
@@ -58,11 +63,19 @@ pub(super) async fn tail(shared: &Shared, room: &RoomName, read: Read) -> Result
         exists: true,
         added: info.added,
         length: info.length,
+        deleted: info.deleted,
         history: info.history(),
     };
-    if let (Read::After(after), true) = (read, with_range) {
-        let items = items(shared, room, entries)?;
-        fill_after(&mut tail.history, items, after, limit);
+    match read {
+        Read::Head => {}
+        Read::After(after) => {
+            let items = items(shared, room, entries)?;
+            fill_after(&mut tail.history, items, after, limit);
+        }
+        Read::UpTo(_) => {
+            tail.history.items = items(shared, room, entries)?;
+            tail.history.items.reverse();
+        }
     }
     Ok(tail)
 }
@@ -166,6 +179,8 @@ pub(super) struct Info {
     pub(super) added: Option<u64>,
     /// The oldest kept entry.
     pub(super) oldest: Option<EventId>,
+    /// The highest id that was ever deleted by `XDEL` (Redis 7).
+    deleted: Option<EventId>,
     oldest_is_first: bool,
 }
 
@@ -187,6 +202,9 @@ impl Info {
                 (b"entries-added", Value::Int(n)) => info.added = u64::try_from(*n).ok(),
                 (b"last-generated-id", value) => {
                     info.last_id = EventId::parse(text(value)?).ok()?
+                }
+                (b"max-deleted-entry-id", value) => {
+                    info.deleted = EventId::parse(text(value)?).ok();
                 }
                 (b"first-entry", Value::Array(entry)) => {
                     info.oldest = EventId::parse(text(entry.first()?)?).ok();

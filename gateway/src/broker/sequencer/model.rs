@@ -13,7 +13,7 @@
 //! - of a stream that was replaced or went back unseen, where as many entries were added and trimmed
 //!   as would have been without;
 //! - of a primary whose clock is behind by more than its promotion took: what it stores below the
-//!   head before the node looks at it.
+//!   place where the room began.
 
 use std::collections::BTreeSet;
 
@@ -170,10 +170,11 @@ impl Node {
             let unseen = executed.gone.iter().filter(|&&ms| id(ms) > head);
             self.excused.extend(unseen);
         }
-        // What a primary whose clock is behind stored below the head before anyone looked.
+        // What a primary whose clock is behind stored below where the room began.
+        let began = self.room.recent.front().copied().unwrap_or_default();
         if executed
             .low
-            .is_some_and(|low| executed.read == Read::Head || low <= head)
+            .is_some_and(|low| executed.read == Read::Head || low <= began)
         {
             self.excused.extend(&redis.stored[..executed.stored]);
         }

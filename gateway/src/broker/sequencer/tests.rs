@@ -55,6 +55,7 @@ fn joined_at(head: u64) -> Sequencer {
 /// `items` after the position that was asked for.
 fn tail(items: &[(u64, Option<u64>)], last: u64, oldest: Option<u64>) -> Tail {
     Tail {
+        deleted: None,
         exists: true,
         added: None,
         length: items.len() as u64,
@@ -72,6 +73,7 @@ fn short(out: &mut Vec<Output>) -> String {
     let words = out.drain(..).map(|output| match output {
         Output::Read(Read::Head) => "rhead".to_owned(),
         Output::Read(Read::After(after)) => format!("r{}", after.ms),
+        Output::Read(Read::UpTo(last)) => format!("c{}", last.ms),
         Output::RetryLater => "later".to_owned(),
         Output::Joined(head) => format!("joined{}", head.ms),
         Output::Append(item) => item.id().map_or("e".to_owned(), |id| id.ms.to_string()),

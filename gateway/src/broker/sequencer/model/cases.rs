@@ -167,3 +167,27 @@ fn coming_back_to_the_own_branch_is_no_fork() {
     ]);
     assert_eq!(reasons(&node), []);
 }
+
+/// The stream was deleted and began anew, twice; the first entry of the last one names no other.
+#[test]
+fn a_first_entry_follows_nothing() {
+    play(&[
+        Connect,
+        HEARD,
+        Execute,
+        Delete { signal: false },
+        Lose,
+        Connect,
+        Return { fails: false },
+        HEARD,
+        Settle,
+        Deliver(2),
+        HEARD,
+        Execute,
+        HEARD,
+        HEARD,
+        Delete { signal: false },
+        HEARD,
+        Drop(5),
+    ]);
+}

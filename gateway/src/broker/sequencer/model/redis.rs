@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use protocol::{Event, EventId};
 
 use super::reference::Faults;
-use crate::broker::sequencer::{Message, Read, Tail};
+use crate::broker::sequencer::{Message, RECENT, Read, Tail};
 use crate::hub::{History, Item};
 
 /// Entries per page.
@@ -27,6 +27,8 @@ pub(super) struct Stream {
     /// Ids, and the id that the entry names as the one before.
     pub(super) entries: Vec<(u64, Option<u64>)>,
     pub(super) last: u64,
+    /// The highest id that `XDEL` took.
+    pub(super) deleted: u64,
     /// All that were ever added.
     pub(super) added: Vec<u64>,
     /// Another one after `DEL` and a new beginning.
@@ -153,6 +155,7 @@ impl Redis {
             Stream {
                 entries: Vec::new(),
                 last: 0,
+                deleted: 0,
                 added: Vec::new(),
                 birth: *branches,
             }
@@ -231,10 +234,16 @@ impl Redis {
             history.items.truncate(PAGE);
             history.anchor_found = stream.entries.iter().any(|(ms, _)| id(*ms) == after);
         }
+        if let Read::UpTo(last) = read {
+            let up_to = stream.entries.iter().filter(|(ms, _)| id(*ms) <= last);
+            let mut items: Vec<Item> = up_to.map(|&(ms, prev)| event(Some(ms), prev, ms)).collect();
+            history.items = items.split_off(items.len().saturating_sub(RECENT));
+        }
         Tail {
             exists: true,
             added: Some(stream.added.len() as u64),
             length: stream.entries.len() as u64,
+            deleted: Some(id(stream.deleted)),
             history,
         }
     }

@@ -261,7 +261,9 @@ impl ReferenceStateMachine for Reference {
                 if let Some(stream) = &mut redis.data.stream
                     && at < stream.entries.len()
                 {
-                    redis.removed.insert(stream.entries.remove(at).0);
+                    let removed = stream.entries.remove(at).0;
+                    stream.deleted = stream.deleted.max(removed);
+                    redis.removed.insert(removed);
                 }
             }
             Transition::Delete { signal } => {

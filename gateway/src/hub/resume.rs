@@ -13,7 +13,7 @@ use protocol::EventId;
 
 use super::log::Place;
 use super::node::Counters;
-use super::state::{Purpose, Read, State};
+use super::state::{Purpose, Read, State, Witness};
 use super::subscriber::{Handle, Source};
 use super::{Control, History, HistoryError, HistoryQuery, Position, Reset, ResetReason};
 
@@ -140,6 +140,13 @@ impl State {
             trace.span().end();
         }
         subscriber.place(offset, end, seen);
+        if seen != EventId::ZERO {
+            self.witnesses.push_back(Witness {
+                handle: (key as u32, subscriber.serial),
+                id: seen,
+                since: self.now,
+            });
+        }
     }
 
     pub(super) fn reset_to(

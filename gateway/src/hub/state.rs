@@ -24,10 +24,20 @@ use crate::trace::FanOut;
 
 /// Timers per shard: everything that takes time is counted in ticks.
 pub(super) const TICK: Duration = Duration::from_millis(50);
+/// How long a node may lag behind a deletion or a failover that others know of: 30 s.
+const WITNESS_TICKS: u32 = 600;
 /// Between looks for streams that have gone in lists of those that wait.
 const FORGET_TICKS: u32 = 200;
 /// How long an empty room stays subscribed, so that a reload finds its log.
 const LINGER_TICKS: u32 = 200;
+
+/// A subscriber whose position was proved by the stream, not by the log.
+#[derive(Debug)]
+pub(super) struct Witness {
+    pub(super) handle: Handle,
+    pub(super) id: protocol::EventId,
+    pub(super) since: u32,
+}
 
 /// A read of history that the shard's driver has to start.
 #[derive(Debug)]
@@ -114,7 +124,7 @@ pub(super) struct State {
     pub(super) retries: Vec<(RoomName, Purpose)>,
     pub(super) live: bool,
     pub(super) beats: Heartbeats,
-    now: u32,
+    pub(super) now: u32,
     pub(super) serial: u32,
     blocked: Vec<Handle>,
     pub(super) dark: Vec<Handle>,
@@ -125,6 +135,8 @@ pub(super) struct State {
     pub(super) fan_outs: Vec<Writing>,
     /// Of the streams that are counted by address. Empty where none are.
     pub(super) places: HashMap<u32, Place>,
+    /// Who resumed lately at a position that the stream proved.
+    pub(super) witnesses: VecDeque<Witness>,
 }
 
 impl State {
@@ -177,6 +189,7 @@ impl State {
             leaving: Leaving::default(),
             fan_outs: Vec::new(),
             places: HashMap::new(),
+            witnesses: VecDeque::new(),
         }
     }
 
@@ -318,11 +331,20 @@ impl State {
         }
         self.retire();
         self.drain_some();
+        self.forget_witnesses();
         self.keep_to_memory();
         self.sizes.flush();
         self.counters
             .log_bytes
             .store(self.log_bytes as u64, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    fn forget_witnesses(&mut self) {
+        let now = self.now;
+        let is_old = |witness: &Witness| now.wrapping_sub(witness.since) > WITNESS_TICKS;
+        while self.witnesses.front().is_some_and(is_old) {
+            self.witnesses.pop_front();
+        }
     }
 
     fn reap_stalled(&mut self) {

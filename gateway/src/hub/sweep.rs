@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::log::RoomLog;
 use super::node::Counters;
-use super::state::{State, Writing};
+use super::state::{State, Witness, Writing};
 use super::subscriber::{CatchUp, Flush, Subscriber, Work};
 use super::{Item, Position, Reset};
 
@@ -95,14 +95,18 @@ impl State {
         self.forget_pages(room_key);
     }
 
-    /// Who is ahead of the log has a position that was proved by the stream itself, perhaps by the one that is
-    /// there now: it is asked again, instead of being given again what it has.
-    fn prove_again(&mut self, room_key: usize, head: protocol::EventId) {
-        let room = &self.rooms[room_key];
-        for &key in &room.members {
-            let subscriber = &mut self.subscribers[key as usize];
-            if subscriber.catch_up.is_none() && subscriber.floor() > head {
-                leave_log(subscriber, &room.log);
+    /// Whose position was proved by the stream itself beyond what the log had in common with it, may have it from
+    /// the stream that is there now: it is asked again, instead of being given again what it has.
+    fn prove_again(&mut self, room_key: usize, common: protocol::EventId) {
+        let log = &self.rooms[room_key].log;
+        for &Witness { handle, id, .. } in &self.witnesses {
+            let Some(subscriber) = self.subscribers.get_mut(handle.0 as usize) else {
+                continue;
+            };
+            let is_it = subscriber.serial == handle.1 && subscriber.room as usize == room_key;
+            if is_it && subscriber.catch_up.is_none() && id > common {
+                subscriber.keep_rest(log, subscriber.offset);
+                fall_behind(subscriber, id);
             }
         }
     }
@@ -262,7 +266,11 @@ impl State {
 
 fn leave_log(subscriber: &mut Subscriber, log: &RoomLog) {
     let id = subscriber.keep_rest(log, subscriber.offset);
-    let want = Position::After(id.max(subscriber.floor()));
+    fall_behind(subscriber, id.max(subscriber.floor()));
+}
+
+fn fall_behind(subscriber: &mut Subscriber, after: protocol::EventId) {
+    let want = Position::After(after);
     subscriber.catch_up = Some(Box::new(CatchUp {
         presented: None,
         backfilled: true,

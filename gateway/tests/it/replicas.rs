@@ -9,6 +9,8 @@ use crate::support::{Gateway, RedisCluster, RedisServer, Setup, http};
 
 /// A server that follows another one, and has all of its data.
 async fn replica_of(primary: &RedisServer) -> RedisServer {
+    let now = ["CONFIG", "SET", "repl-diskless-sync-delay", "0"];
+    primary.call(&now).await;
     let port = primary.address.port().to_string();
     let replica = RedisServer::start_as(&["--replicaof", "127.0.0.1", &port], "").await;
     eventually!(

@@ -15,9 +15,9 @@ pub struct Sentinel {
 
 impl Sentinel {
     pub fn start() -> Self {
-        let first = Redis::start(&[]);
-        let port = first.port().to_string();
         let fast = ["--repl-diskless-sync-delay", "0"];
+        let first = Redis::start(&fast);
+        let port = first.port().to_string();
         let second = Redis::start(&[&["--replicaof", "127.0.0.1", &port][..], &fast].concat());
         eventually("the replica follows", || {
             let text: String = first.ask(&["INFO", "replication"]);

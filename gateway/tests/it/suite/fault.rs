@@ -19,6 +19,8 @@ pub enum Fault {
     RedisKilled,
     RedisFrozen,
     RedisFlushed,
+    /// Killed, and back without its data.
+    RedisEmptied,
     PubSubKilled,
     CommandsKilled,
     LinkCut,
@@ -116,7 +118,7 @@ impl Fault {
             PromotedWithout,
         ];
         match topology {
-            Topology::Single => {}
+            Topology::Single => faults.push(RedisEmptied),
             Topology::Sentinel => faults.extend([PrimaryKilled, PromotedWith, SentinelFailover]),
             Topology::Cluster => {
                 faults.extend([
@@ -178,6 +180,15 @@ impl World {
                         .call(&["FLUSHALL"])
                         .await;
                 }
+                Effect::destroys(self.all_rooms())
+            }
+            Fault::RedisEmptied => {
+                let node = self.primary(room).await;
+                let server = &mut self.deployment.node_mut(node).server;
+                server.kill();
+                server.forget();
+                self.hold(hold / 4).await;
+                self.deployment.up(node).await;
                 Effect::destroys(self.all_rooms())
             }
             Fault::PubSubKilled => self.kill_clients("pubsub").await,

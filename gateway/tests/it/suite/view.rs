@@ -114,3 +114,50 @@ impl View {
         self.last_at = Some(now);
     }
 }
+
+mod tests {
+    use super::*;
+
+    fn message(id: &str, event: &str, data: &str) -> Message {
+        Message {
+            id: Some(id.to_owned()),
+            event: event.to_owned(),
+            data: data.to_owned(),
+            connection: 1,
+            at: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn repeats_and_disorder_are_seen() {
+        let mut view = View::default();
+        view.observe(&message("5-0", "load", "1 x"));
+        view.observe(&message("5-1", "load", "2 x"));
+        assert!(view.problems.is_empty(), "{:?}", view.problems);
+        view.observe(&message("5-1", "load", "2 x"));
+        assert_eq!(view.repeated, 1);
+        view.observe(&message("4-0", "load", "3 x"));
+        view.observe(&message("6-0", "load", "what is this"));
+        view.observe(&message("6-0", "stream.reset", "{}"));
+        assert_eq!(view.problems.len(), 4, "{:?}", view.problems);
+    }
+
+    #[test]
+    fn a_reset_covers_what_it_names() {
+        let reset = |after, through| {
+            let data =
+                format!(r#"{{"reason":"r","lost":{{"after":{after},"through":{through}}}}}"#);
+            let mut view = View::default();
+            view.observe(&message("0-0", "stream.reset", &data));
+            assert!(view.problems.is_empty(), "{:?}", view.problems);
+            view.resets.remove(0)
+        };
+        let some = reset(r#""3-0""#, r#""5-0""#);
+        let covered = [2, 3, 4, 5, 6].map(|ms| some.covers((ms, 0)));
+        assert_eq!(covered, [false, false, true, true, false]);
+        let all_later = reset(r#""3-0""#, "null");
+        assert!(all_later.covers((9, 0)) && !all_later.covers((3, 0)));
+        let branch = reset(r#""9-0""#, r#""5-0""#);
+        assert!(branch.covers((5, 0)) && !branch.covers((6, 0)));
+    }
+}

@@ -153,9 +153,14 @@ impl RedisServer {
 
     /// While it is down: what was backed up takes the place of the data.
     pub fn restore(&self) {
+        self.forget();
+        self.copy("backup", "appendonlydir");
+    }
+
+    /// While it is down: its data are gone.
+    pub fn forget(&self) {
         assert!(self.child.is_none(), "it runs");
         std::fs::remove_dir_all(self.directory.path().join("appendonlydir")).unwrap();
-        self.copy("backup", "appendonlydir");
     }
 
     fn copy(&self, from: &str, to: &str) {

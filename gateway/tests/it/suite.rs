@@ -8,8 +8,11 @@
 mod check;
 mod churn;
 mod deployment;
+mod failover;
 mod fault;
+mod inject;
 mod ledger;
+mod pressure;
 mod publisher;
 mod report;
 mod view;

@@ -10,6 +10,8 @@ mod support;
 mod bad_input;
 mod broker_suite;
 mod bytes;
+#[cfg(target_os = "linux")]
+mod clock;
 mod config;
 mod cors;
 mod deletions;

@@ -104,12 +104,16 @@ impl View {
         }
     }
 
-    /// Forgets what belongs to one check. `now`: silence counts from here on.
-    pub fn begin(&mut self, now: Instant) {
+    /// Forgets what belongs to one check.
+    pub fn begin(&mut self) {
         self.fresh.clear();
         self.resets.clear();
         self.problems.clear();
         self.repeated = 0;
+    }
+
+    /// Silence counts from here on.
+    pub fn wait_from(&mut self, now: Instant) {
         self.longest_gap = Duration::ZERO;
         self.last_at = Some(now);
     }

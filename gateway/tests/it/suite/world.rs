@@ -276,7 +276,7 @@ impl World {
         for room in &mut self.rooms {
             room.attempted = room.ledger.book().attempted();
             for watcher in &room.watchers {
-                watcher.view().begin(begin);
+                watcher.view().wait_from(begin);
                 connections.push(watcher.client.seen().connections);
             }
         }
@@ -296,6 +296,10 @@ impl World {
                 line.problems
                     .push(format!("a stream was cut: {}", watcher.client.summary()));
             }
+        }
+        // What comes later belongs to the next round: a reset that comes after everything else does, too.
+        for watcher in self.rooms.iter().flat_map(|room| &room.watchers) {
+            watcher.view().begin();
         }
         drop(quiet);
         println!(

@@ -26,6 +26,7 @@ pub struct RedisServer {
     directory: TempDir,
     persistence: Persistence,
     arguments: Vec<String>,
+    variables: Vec<(String, String)>,
     primary: Option<SocketAddr>,
     login: String,
     child: Option<Child>,
@@ -60,6 +61,7 @@ impl RedisServer {
             directory,
             persistence,
             arguments: Vec::new(),
+            variables: Vec::new(),
             primary: None,
             login: String::new(),
             child: None,
@@ -70,6 +72,11 @@ impl RedisServer {
     pub fn set(&mut self, arguments: &[&str]) {
         self.arguments
             .extend(arguments.iter().map(|&text| text.to_owned()));
+    }
+
+    /// An environment variable for the next start.
+    pub fn variable(&mut self, name: &str, value: &str) {
+        self.variables.push((name.to_owned(), value.to_owned()));
     }
 
     /// Whose replica it is from the next start on.
@@ -108,6 +115,7 @@ impl RedisServer {
             ]
         });
         let child = Command::new("redis-server")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .args([
                 "--port",
                 &self.address.port().to_string(),

@@ -5,7 +5,7 @@ use super::facts::{Deployment, Facts, Fields, Role, Server, Silence};
 use super::report::{Finding, Level};
 
 mod access;
-mod deployment;
+pub(super) mod deployment;
 mod keeping;
 mod load;
 mod rooms;
@@ -19,7 +19,7 @@ pub(super) fn all(deployment: &Deployment, wanted: &Wanted) -> Vec<Finding> {
     for server in &deployment.servers {
         let mut of_server = match &server.facts {
             Result::Ok(facts) => answers(server, facts, wanted),
-            Err(silence) => vec![silent(silence, "redis")],
+            Err(silence) => vec![silent(silence, "redis.url, or redis.password_file")],
         };
         let role = match server.role {
             Role::Replica => " (replica)",
@@ -31,7 +31,10 @@ pub(super) fn all(deployment: &Deployment, wanted: &Wanted) -> Vec<Finding> {
     for sentinel in &deployment.sentinels {
         let mut of_sentinel = match &sentinel.facts {
             Result::Ok((view, quorum)) => vec![deployment::sentinel(view, quorum)],
-            Err(silence) => vec![silent(silence, "redis.sentinel")],
+            Err(silence) => vec![silent(
+                silence,
+                "redis.sentinel_user and redis.sentinel_password",
+            )],
         };
         name(&mut of_sentinel, format!("{} (sentinel)", sentinel.address));
         findings.append(&mut of_sentinel);
@@ -56,7 +59,7 @@ fn answers(server: &Server, facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
         server::clock(facts),
     ];
     findings.extend(server::place(server.role, facts, wanted));
-    findings.extend(access::rights(facts));
+    findings.extend(access::rights(facts, wanted));
     findings.push(access::library(facts));
     findings.push(access::notifications(facts, wanted));
     findings.push(keeping::eviction(facts));
@@ -75,13 +78,13 @@ fn answers(server: &Server, facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
     findings
 }
 
-/// `settings` is where user and password stand.
+/// `settings` is where user and password are set.
 fn silent(silence: &Silence, settings: &str) -> Finding {
     match silence {
         Silence::Away(why) => Finding::new("reach", Problem, format!("it does not answer: {}", clause(why)))
             .remedy("start it, or correct the host and the port of redis.url; look at firewalls and TLS"),
         Silence::Refused(why) => Finding::new("login", Problem, format!("it does not let this user in: {}", clause(why)))
-            .remedy(format!("correct the user and the password of {settings}; on the server, ACL LIST shows the users")),
+            .remedy(format!("correct the user and the password ({settings}); on the server, ACL LIST shows the users")),
     }
 }
 
@@ -98,6 +101,16 @@ fn mebibytes(bytes: u64) -> String {
 /// `CONFIG SET` for a setting that a running server takes.
 fn set(name: &str, value: &str) -> String {
     format!("CONFIG SET {name} {value} (and CONFIG REWRITE)")
+}
+
+/// Where the server says nothing about itself.
+fn silent_about(check: &'static str, what: &str) -> Finding {
+    Finding::new(
+        check,
+        Note,
+        format!("{what} cannot be seen: INFO is refused"),
+    )
+    .remedy("run doctor as a user with +info")
 }
 
 /// Where settings are not shown.

@@ -42,10 +42,18 @@ pub(super) enum Role {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Right {
     Allowed,
-    /// By its rules.
-    Denied,
+    /// By the user's rules.
+    Denied(Denied),
     /// The server does not have the command, or has renamed it.
     Absent,
+}
+
+/// What a user's rules lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Denied {
+    Command,
+    Key,
+    Channel,
 }
 
 /// The function library.
@@ -84,7 +92,7 @@ pub(super) struct Facts {
     pub(super) round_trips: Vec<Duration>,
     /// Its clock minus this machine's, in milliseconds.
     pub(super) clock_ahead_ms: i64,
-    /// As the server names it; `None` where it does not say.
+    /// As the server names it, or as it was told to the server.
     pub(super) user: Option<String>,
     /// Empty where it is refused.
     pub(super) info: Fields,

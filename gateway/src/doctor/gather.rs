@@ -171,7 +171,10 @@ async fn facts(
     facts.clock_ahead_ms = clock_ahead_ms(&mut connection).await?;
     let answer = one(&mut connection, &["INFO"]).await?;
     facts.info = Fields::parse(&text(&answer).unwrap_or_default());
-    facts.user = text(&one(&mut connection, &["ACL", "WHOAMI"]).await?);
+    facts.user = match text(&one(&mut connection, &["ACL", "WHOAMI"]).await?) {
+        Some(user) => Some(user),
+        None => servers.login()?.0,
+    };
     facts.settings = settings(&mut connection).await?;
     if facts.info.get("redis_mode") == Some("cluster") {
         let answer = one(&mut connection, &["CLUSTER", "INFO"]).await?;
@@ -196,12 +199,16 @@ async fn facts(
     Ok(facts)
 }
 
-async fn round_trips(connection: &mut MultiplexedConnection) -> Result<Vec<Duration>, RedisError> {
+async fn round_trips(connection: &mut MultiplexedConnection) -> Result<Vec<Duration>, Silence> {
     let mut times = Vec::with_capacity(PINGS);
     for _ in 0..PINGS {
         let began = Instant::now();
-        one(connection, &["PING"]).await?;
+        let answer = one(connection, &["PING"]).await?;
         times.push(began.elapsed());
+        // Without a password a server lets everyone in, and refuses each command.
+        if let Some(refusal) = said(&answer).filter(|said| said.starts_with("NOAUTH")) {
+            return Err(Silence::Refused(refusal));
+        }
     }
     times.sort_unstable();
     Ok(times)

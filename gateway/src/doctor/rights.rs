@@ -6,7 +6,7 @@ use protocol::publish::{VERSION_FUNCTION_NAME, script_sha1};
 use redis::{Cmd, ServerError, Value};
 
 use super::Wanted;
-use super::facts::Right;
+use super::facts::{Denied, Right};
 use super::report::Level;
 
 /// No event was ever published here.
@@ -264,7 +264,9 @@ pub(super) fn right(value: &Value) -> Right {
 fn refused(error: &ServerError) -> Right {
     let detail = error.details().unwrap_or_default().to_ascii_lowercase();
     match error.code() {
-        "NOPERM" => Right::Denied,
+        "NOPERM" if detail.contains("to run the") => Right::Denied(Denied::Command),
+        "NOPERM" if detail.contains("channel") => Right::Denied(Denied::Channel),
+        "NOPERM" => Right::Denied(Denied::Key),
         _ if detail.starts_with("unknown command") || detail.starts_with("unknown subcommand") => {
             Right::Absent
         }

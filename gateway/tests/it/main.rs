@@ -15,6 +15,7 @@ mod clock;
 mod config;
 mod cors;
 mod deletions;
+mod doctor;
 mod documents;
 mod drain;
 mod faults;

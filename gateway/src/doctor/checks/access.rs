@@ -3,12 +3,12 @@
 use protocol::publish::LIBRARY_VERSION;
 
 use super::{Finding, Note, Ok, Wanted, Warning, hidden, set};
-use crate::doctor::facts::{Facts, Library, Right};
+use crate::doctor::facts::{Denied, Facts, Library, Right};
 use crate::doctor::report::Level;
 use crate::doctor::rights::{NEEDS, Need};
 
 /// One finding for each level of what is missing, or that nothing is.
-pub(super) fn rights(facts: &Facts) -> Vec<Finding> {
+pub(super) fn rights(facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
     let user = facts.user.as_deref().unwrap_or("the user of redis.url");
     let has_functions = facts.library != Some(Library::Refused);
     let missing: Vec<(&Need, Right)> = facts
@@ -34,23 +34,30 @@ pub(super) fn rights(facts: &Facts) -> Vec<Finding> {
         if here.is_empty() {
             continue;
         }
-        let mut consequences: Vec<&str> = here.iter().map(|(need, _)| need.without).collect();
-        consequences.dedup();
+        let mut consequences: Vec<&str> = Vec::new();
+        for (need, _) in &here {
+            if !consequences.contains(&need.without) {
+                consequences.push(need.without);
+            }
+        }
         let names: Vec<&str> = here.iter().map(|(need, _)| need.name).collect();
-        let (denied, absent): (Vec<_>, Vec<_>) = here
-            .iter()
-            .copied()
-            .partition(|(_, right)| *right == Right::Denied);
         let says = format!(
             "{user} lacks {}: {}",
             names.join(" "),
             consequences.join("; ")
         );
-        let rules: Vec<&str> = denied.iter().map(|(need, _)| need.name).collect();
-        let remedy = match (rules.is_empty(), absent.is_empty()) {
-            (false, _) => format!("ACL SETUSER {user} with what deploy/redis/users.acl has, {} among it", rules.join(" ")),
-            (true, false) => "the server does not have these commands, or they are renamed: allow them where it is configured".into(),
-            (true, true) => String::new(),
+        let mut rules: Vec<String> = Vec::new();
+        for (need, right) in &here {
+            let rule = rule(need, *right, wanted);
+            rules.extend(rule.filter(|rule| !rules.contains(rule)));
+        }
+        let remedy = if rules.is_empty() {
+            "the server does not have these commands, or they are renamed: allow them where it is configured".into()
+        } else {
+            format!(
+                "ACL SETUSER {user} {} (deploy/redis/users.acl has all rules)",
+                rules.join(" ")
+            )
         };
         findings.push(Finding::new("rights", level, says).remedy(remedy));
     }
@@ -59,6 +66,24 @@ pub(super) fn rights(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::new("rights", Ok, says));
     }
     findings
+}
+
+/// The rule that gives a right; `None` where the server does not have the command.
+fn rule(need: &Need, right: Right, wanted: &Wanted) -> Option<String> {
+    let prefix = &wanted.prefix;
+    match right {
+        Right::Denied(Denied::Command) if need.name.starts_with('&') && need.is_subscription() => {
+            Some("+subscribe".into())
+        }
+        Right::Denied(Denied::Command) if need.name.starts_with('&') => Some("+publish".into()),
+        Right::Denied(Denied::Command) => Some(need.name.into()),
+        Right::Denied(Denied::Key) => Some(format!("~{prefix}* ~{{{prefix}*")),
+        Right::Denied(Denied::Channel) if need.name.contains("keyspace") => {
+            Some(format!("&__keyspace@*__:{prefix}*"))
+        }
+        Right::Denied(Denied::Channel) => Some(format!("&{prefix}*")),
+        Right::Allowed | Right::Absent => None,
+    }
 }
 
 pub(super) fn library(facts: &Facts) -> Finding {

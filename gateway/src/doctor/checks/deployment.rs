@@ -37,6 +37,7 @@ fn answering(deployment: &Deployment) -> impl Iterator<Item = (Role, &Facts)> {
 }
 
 fn cluster(deployment: &Deployment) -> Vec<Finding> {
+    // Where nobody answers, other findings say so.
     let mut findings = Vec::new();
     let views = answering(deployment).map(|(_, facts)| &facts.cluster);
     let views: Vec<&Fields> = views
@@ -49,8 +50,9 @@ fn cluster(deployment: &Deployment) -> Vec<Finding> {
         .count();
     let assigned = worst("cluster_slots_ok").unwrap_or(0);
     if views.is_empty() {
-        // Another finding has said that nobody answers.
-    } else if failed > 0 || assigned < SLOTS {
+        return findings;
+    }
+    if failed > 0 || assigned < SLOTS {
         let says = format!(
             "{failed} of {} nodes say that the cluster has failed, and {} slots are not served: rooms in them are away",
             views.len(),

@@ -1,6 +1,6 @@
 //! Whether the server keeps what it was given: memory, disk, replicas.
 
-use super::{Finding, Note, Ok, Problem, Warning, hidden, is_yes, mebibytes, set};
+use super::{Finding, Note, Ok, Problem, Warning, hidden, is_yes, mebibytes, set, silent_about};
 use crate::doctor::facts::{Facts, Role, part};
 
 /// Above this share of `maxmemory`, in percent, publishing is about to be refused.
@@ -49,7 +49,9 @@ pub(super) fn eviction(facts: &Facts) -> Finding {
 }
 
 pub(super) fn memory(facts: &Facts) -> Finding {
-    let used = facts.info.number("used_memory").unwrap_or(0);
+    let Some(used) = facts.info.number("used_memory") else {
+        return silent_about("memory", "how much memory is used");
+    };
     let limit = facts.info.number("maxmemory").unwrap_or(0);
     if limit == 0 {
         let says = format!(
@@ -135,7 +137,9 @@ pub(super) fn replication(role: Role, facts: &Facts) -> Finding {
     if is_replica {
         return replica(facts);
     }
-    let count = info.number("connected_slaves").unwrap_or(0);
+    let Some(count) = info.number("connected_slaves") else {
+        return silent_about("replication", "what follows this server");
+    };
     if count == 0 {
         return Finding::new(
             "replication",

@@ -120,6 +120,7 @@ pub(super) const NEEDS: &[Need] = &[
     ),
     need("+xtrim", "XTRIM ROOM MAXLEN 1", Level::Warning, WRITE),
     need("+expire", "EXPIRE ROOM 1", Level::Warning, WRITE),
+    need("+ttl", "TTL ROOM", Level::Warning, WRITE),
     need("+persist", "PERSIST ROOM", Level::Warning, WRITE),
     need(
         "+get",

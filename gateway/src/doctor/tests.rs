@@ -13,7 +13,7 @@ use super::{Finding, Level, Report, Wanted, checks};
 const HEALTHY: &str = "redis_version:7.2.4\r\nredis_mode:standalone\r\nrole:master\r\nused_memory:50\r\nmaxmemory:100\r\n\
     aof_enabled:1\r\nconnected_slaves:1\r\nslave0:ip=10.0.0.2,port=6379,state=online,offset=1,lag=0\r\n\
     connected_clients:10\r\nmaxclients:100\r\n";
-const SETTINGS: &str = "notify-keyspace-events:Ktxe\nmaxmemory-policy:noeviction\nappendfsync:everysec\nsave:\n\
+const SETTINGS: &str = "notify-keyspace-events:Ktxeg\nmaxmemory-policy:noeviction\nappendfsync:everysec\nsave:\n\
     client-output-buffer-limit:normal 0 0 0 slave 0 0 0 pubsub 33554432 8388608 60\ntcp-keepalive:300\ntimeout:0\n\
     min-replicas-to-write:1";
 
@@ -37,7 +37,9 @@ fn facts(info: &str, settings: &str) -> Facts {
             .iter()
             .map(|need| (need.name, Right::Allowed))
             .collect(),
-        library: Some(Library::Version(1)),
+        library: Some(Library::Version(i64::from(
+            protocol::publish::LIBRARY_VERSION,
+        ))),
         rooms: Some(Ok(Sample {
             is_whole: true,
             ..Sample::default()

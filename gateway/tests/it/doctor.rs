@@ -136,7 +136,7 @@ async fn the_documented_user_is_enough_and_a_poor_one_is_told_what_it_lacks() {
     found.assert(
         "notifications",
         "warning",
-        "CONFIG SET notify-keyspace-events Ktxe",
+        "CONFIG SET notify-keyspace-events Ktxeg",
     );
     let found = examine(&url("poor"), &[]).await;
     assert_eq!(found.code, 1, "{}", found.text);

@@ -132,10 +132,11 @@ pub(super) fn library(facts: &Facts) -> Finding {
 
 pub(super) fn notifications(facts: &Facts, wanted: &Wanted) -> Finding {
     const NAME: &str = "notify-keyspace-events";
+    let all = String::from_iter(protocol::keys::NOTIFICATION_FLAGS);
     let Some(current) = facts.setting(NAME) else {
         return match &facts.settings {
             None => hidden("notifications", NAME)
-                .remedy(format!("set {NAME} to Ktxe where the server is managed: gateways use it without seeing it, and poll otherwise")),
+                .remedy(format!("set {NAME} to {all} where the server is managed: gateways use it without seeing it, and poll otherwise")),
             Some(_) => Finding::new("notifications", Note, format!("the server has no {NAME}: plain XADD is found by polling")),
         };
     };
@@ -156,8 +157,15 @@ pub(super) fn notifications(facts: &Facts, wanted: &Wanted) -> Finding {
     } else {
         "redis.set_notifications is false"
     };
-    let says = format!(
-        "{NAME} is '{current}', and gateways do not add what is missing ({why}): plain XADD is found by polling, and deletions when rooms are verified"
-    );
-    Finding::new("notifications", Warning, says).remedy(set(NAME, &needed))
+    let (level, late) = if protocol::keys::announces_streams(current) {
+        (Note, "deletions are found when rooms are verified")
+    } else {
+        (
+            Warning,
+            "plain XADD is found by polling, and deletions when rooms are verified",
+        )
+    };
+    let says =
+        format!("{NAME} is '{current}', and gateways do not add what is missing ({why}): {late}");
+    Finding::new("notifications", level, says).remedy(set(NAME, &needed))
 }

@@ -122,7 +122,7 @@ fn clocks(deployment: &Deployment) -> Option<Finding> {
 }
 
 /// One sentinel's view.
-pub(super) fn sentinel(view: &Fields, quorum: &Result<String, String>) -> Finding {
+pub(in crate::doctor) fn sentinel(view: &Fields, quorum: &Result<String, String>) -> Finding {
     let name = view.get("name").unwrap_or("the primary");
     let flags = view.get("flags").unwrap_or_default();
     if let Err(refusal) = quorum {

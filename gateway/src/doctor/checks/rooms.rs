@@ -14,7 +14,7 @@ pub(super) fn growing(rooms: &Result<Sample, String>, wanted: &Wanted) -> Findin
         Err(refusal) => {
             let says = format!("whether rooms only grow cannot be seen ({refusal})");
             return Finding::new("rooms", Note, says)
-                .remedy("run doctor as a user with +scan +ttl +xlen");
+                .remedy("run doctor as a user with +scan +xlen");
         }
     };
     let seen = match (sample.looked_at, sample.is_whole) {

@@ -79,7 +79,7 @@ pub(super) fn ways(facts: &Facts, wanted: &Wanted) -> Finding {
         "channels"
     };
     let flags = facts.setting("notify-keyspace-events");
-    let announced = flags.is_some_and(|flags| protocol::keys::with_notifications(flags).is_none());
+    let announced = flags.is_some_and(protocol::keys::announces_streams);
     let may_set = wanted.set_notifications && facts.right("+config|set") == Some(Right::Allowed);
     let plain = match (announced, flags) {
         (true, _) => "is announced by notifications",

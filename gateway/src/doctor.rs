@@ -47,7 +47,7 @@ pub async fn examine(config: &Config, servers: Servers) -> Report {
         max_len: config.retention.max_len,
         expires: !config.retention.expire.is_zero(),
         set_notifications: redis.set_notifications,
-        connections: redis.pool_size as u64 + 1,
+        connections: redis.pool_size as u64 + 2,
     };
     let patience = redis.connect_timeout;
     let servers = Arc::new(servers);

@@ -3,6 +3,7 @@
 //! It changes nothing: each command is one that a server answers without an effect. Facts are
 //! gathered first (`facts`, `gather`, `rights`), then judged by functions without input or output (`checks`).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -73,14 +74,13 @@ pub async fn examine(config: &Config, servers: Servers) -> Report {
     };
     let look = |(address, role)| gather::server(&servers, &wanted, address, role, redis);
     let mut found: Vec<Server> = join_all(members.into_iter().map(look)).await;
-    // Sentinels and single servers do not list replicas: the primary does.
-    if !servers.is_cluster() {
-        let replicas: Vec<Address> = found.iter().flat_map(Server::replicas).collect();
-        let replicas = replicas
-            .into_iter()
-            .map(|address| look((address, Role::Replica)));
-        found.extend(join_all(replicas).await);
-    }
+    // A primary knows replicas that nobody else has listed yet.
+    let known: HashSet<Address> = found.iter().map(|server| server.address.clone()).collect();
+    let replicas: HashSet<Address> = found.iter().flat_map(Server::replicas).collect();
+    let replicas = replicas.difference(&known).cloned();
+    let replicas = replicas.map(|address| look((address, Role::Replica)));
+    found.extend(join_all(replicas).await);
+    found.sort_by_key(|server| (server.role == Role::Replica, server.address.clone()));
     let deployment = Deployment {
         name: servers.to_string(),
         servers: found,

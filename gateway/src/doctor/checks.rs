@@ -19,7 +19,11 @@ pub(super) fn all(deployment: &Deployment, wanted: &Wanted) -> Vec<Finding> {
     for server in &deployment.servers {
         let mut of_server = match &server.facts {
             Result::Ok(facts) => answers(server, facts, wanted),
-            Err(silence) => vec![silent(silence, "redis.url, or redis.password_file")],
+            Err(silence) => vec![silent(
+                silence,
+                server.role,
+                "redis.url, or redis.password_file",
+            )],
         };
         let role = match server.role {
             Role::Replica => " (replica)",
@@ -33,6 +37,7 @@ pub(super) fn all(deployment: &Deployment, wanted: &Wanted) -> Vec<Finding> {
             Result::Ok((view, quorum)) => vec![deployment::sentinel(view, quorum)],
             Err(silence) => vec![silent(
                 silence,
+                Role::Unknown,
                 "redis.sentinel_user and redis.sentinel_password",
             )],
         };
@@ -79,12 +84,28 @@ fn answers(server: &Server, facts: &Facts, wanted: &Wanted) -> Vec<Finding> {
 }
 
 /// `settings` is where user and password are set.
-fn silent(silence: &Silence, settings: &str) -> Finding {
+fn silent(silence: &Silence, role: Role, settings: &str) -> Finding {
     match silence {
-        Silence::Away(why) => Finding::new("reach", Problem, format!("it does not answer: {}", clause(why)))
-            .remedy("start it, or correct the host and the port of redis.url; look at firewalls and TLS"),
-        Silence::Refused(why) => Finding::new("login", Problem, format!("it does not let this user in: {}", clause(why)))
-            .remedy(format!("correct the user and the password ({settings}); on the server, ACL LIST shows the users")),
+        Silence::Away(why) if role == Role::Replica => {
+            let says = format!(
+                "it does not answer: {}; from here, a failover to it would not be survived",
+                clause(why)
+            );
+            Finding::new("reach", Warning, says)
+                .remedy("start it, or let this machine reach the address that it announces (replica-announce-ip)")
+        }
+        Silence::Away(why) => {
+            let says = format!("it does not answer: {}", clause(why));
+            Finding::new("reach", Problem, says).remedy(
+                "start it, or correct its host and port in redis.url; look at firewalls and TLS",
+            )
+        }
+        Silence::Refused(why) => {
+            let says = format!("it does not let this user in: {}", clause(why));
+            Finding::new("login", Problem, says).remedy(format!(
+                "correct the user and the password ({settings}); on the server, ACL LIST shows the users"
+            ))
+        }
     }
 }
 

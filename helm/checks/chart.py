@@ -24,7 +24,7 @@ class Chart(unittest.TestCase):
             jobs["whole-hour"] = ((embedded,), {"sets": "config.drain.grace=1h"})
             jobs["leading-zero"] = ((embedded,), {"sets": "config.drain.grace=090s"})
             jobs["exact"] = ((embedded,), {"sets": "config.drain.delay=10s,config.drain.spread=30s,config.drain.grace=40s"})
-            jobs["sentinel"] = ((), {"sets": "redis.url=redis-sentinel://s1:26379\\,s2:26379/main"})
+            jobs["sentinel"] = ((), {"sets": "redis.url=redis+sentinel://s1:26379\\,s2:26379/main"})
             jobs["embedded-network"] = ((embedded,), {"sets": "networkPolicy.enabled=true"})
             Chart.objects = parse(together(jobs))
 

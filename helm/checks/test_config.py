@@ -12,7 +12,10 @@ from rendering import CHART, ROOT, Refused, parse, render, value_sets
 DEFAULTS = ROOT / "gateway/src/config/defaults.toml"
 
 # What the chart sets itself.
-OWN_SETTINGS = {"node", "listen", "admin.listen", "redis.url", "publish.keys"}
+OWN_SETTINGS = {
+    "node", "listen", "admin.listen", "redis.url", "publish.keys", "redis.password_file", "redis.ca_file", "redis.cert_file",
+    "redis.key_file", "redis.sentinel_password", "redis.sentinel_password_file",
+}
 
 
 class Refusals(unittest.TestCase):
@@ -173,7 +176,26 @@ class Secrets(Chart):
         self.assertEqual(secret["publish-keys"], "first-key,second-key")
         self.assertEqual(secret["publish-key"], "first-key")
         self.assertNotIn("redis-password", secret)
-        self.assertEqual(self.secret("sentinel")["redis-url"], "redis-sentinel://s1:26379,s2:26379/main")
+        self.assertEqual(self.secret("sentinel")["redis-url"], "redis+sentinel://s1:26379,s2:26379/main")
+
+    def test_files_of_redis(self):
+        env = self.env("redis-files")
+        files = {name: value for name, value in env.items() if name.endswith("_FILE")}
+        at = "/etc/sse-gateway-redis/"
+        self.assertEqual(
+            files,
+            {
+                "SSE_REDIS__PASSWORD_FILE": at + "password",
+                "SSE_REDIS__CA_FILE": at + "ca.crt",
+                "SSE_REDIS__CERT_FILE": at + "tls.crt",
+                "SSE_REDIS__KEY_FILE": at + "tls.key",
+            },
+        )
+        pod = self.find("redis-files", "Deployment")["spec"]["template"]["spec"]
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        self.assertEqual(volumes["redis"]["secret"], {"secretName": "redis-login"})
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        self.assertEqual(mounts["redis"] + "/", at)
 
     def test_existing(self):
         self.assertNotIn("Secret", self.kinds("secrets"))

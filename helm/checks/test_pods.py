@@ -26,7 +26,7 @@ class PodSecurity(Chart):
                     self.assertEqual(container["capabilities"], {"drop": ["ALL"]})
                     self.assertIs(container["readOnlyRootFilesystem"], True)
                     for volume in spec.get("volumes", []):
-                        self.assertTrue({"configMap", "projected", "emptyDir"} & set(volume), volume)
+                        self.assertTrue({"configMap", "projected", "emptyDir", "secret"} & set(volume), volume)
 
     def test_users(self):
         self.assertEqual(self.pod("embedded")["securityContext"]["runAsUser"], 65532)

@@ -63,6 +63,19 @@ secretKeyRef:
   key: {{ ternary .Values.redis.existingSecretKey "redis-url" (ne .Values.redis.existingSecret "") }}
 {{- end -}}
 
+{{- /* Where the gateway finds the files of the Secret. */}}
+{{- define "sse-gateway.redisFiles" -}}
+{{- $files := .Values.redis.files -}}
+{{- if $files.existingSecret -}}
+{{- range $name, $key := dict "PASSWORD_FILE" $files.password "CA_FILE" $files.ca "CERT_FILE" $files.cert "KEY_FILE" $files.key "SENTINEL_PASSWORD_FILE" $files.sentinelPassword }}
+{{- if $key }}
+- name: SSE_REDIS__{{ $name }}
+  value: /etc/sse-gateway-redis/{{ $key }}
+{{- end }}
+{{- end }}
+{{- end -}}
+{{- end -}}
+
 {{- define "sse-gateway.publishKeysFrom" -}}
 secretKeyRef:
   name: {{ default (include "sse-gateway.fullname" .) .Values.publish.existingSecret }}

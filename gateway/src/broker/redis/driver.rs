@@ -42,7 +42,7 @@ const READS: usize = 64;
 /// Requests of shards that are answered in one go.
 const REQUESTS: usize = 1024;
 /// First and last pause before the link is made again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(400));
 
 /// What something that ran beside the loop came back with.
 enum Done {

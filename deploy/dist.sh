@@ -15,11 +15,11 @@ version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Carg
 host=$(rustc -vV | sed -n 's/^host: //p')
 musl=${host%-gnu}-musl
 if [ -z "${TARGET:-}" ]; then
-  if installed "$musl"; then
+  if installed "$musl" && command -v musl-gcc >/dev/null; then
     TARGET=$musl
   else
     TARGET=$host
-    say "the target $musl is not installed (rustup target add $musl): the programs will need this machine's glibc or a later one"
+    say "the target $musl (rustup target add $musl) or its C compiler (Debian: musl-tools) is not installed: the programs will need this machine's glibc or a later one"
   fi
 fi
 

@@ -140,7 +140,17 @@ impl RedisCluster {
                 }
                 self.owner(slot).await == Some(replica)
             },
-            "node {replica} does not take over from node {primary}"
+            "node {replica} does not take over from node {primary}: {:?}; {:?}; {:?}; {}",
+            self.nodes[replica]
+                .ask::<String>(&["CLUSTER", "NODES"])
+                .await,
+            self.nodes[primary]
+                .ask::<String>(&["INFO", "replication"])
+                .await,
+            self.nodes[replica]
+                .ask::<String>(&["INFO", "replication"])
+                .await,
+            self.nodes[replica].server.log()
         );
     }
 

@@ -18,6 +18,9 @@ use tokio::task::JoinHandle;
 
 use super::port;
 
+/// Bytes that are read at a time.
+const CHUNK: usize = 16 * 1024;
+
 type Filter = Box<dyn FnMut(&str, &[u8]) -> bool + Send>;
 
 #[derive(Default)]
@@ -230,7 +233,7 @@ impl Link {
     /// What the client says.
     async fn ask(mut self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
         let mut seen = 0;
-        let mut pending = Vec::new();
+        let mut pending = Vec::with_capacity(CHUNK);
         while matches!(from.read_buf(&mut pending).await, Ok(1..)) {
             if seen < 4096 {
                 seen += pending.len();
@@ -261,6 +264,8 @@ impl Link {
         let number = self.number;
         let mut pending = Vec::new();
         loop {
+            // Otherwise a read takes what room there happens to be, 64 bytes at first.
+            pending.reserve(CHUNK);
             let mut orders = self.orders.clone();
             let half_closed = async move {
                 let due = orders.wait_for(|orders| number < orders.half_closed_before);

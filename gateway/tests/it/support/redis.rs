@@ -89,6 +89,14 @@ impl RedisServer {
         self.directory.path()
     }
 
+    /// What it wrote since it was started, the last lines.
+    pub fn log(&self) -> String {
+        let text = std::fs::read_to_string(self.directory.path().join("redis.log"));
+        let text = text.unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
     pub fn runs(&self) -> bool {
         self.child.is_some()
     }

@@ -192,6 +192,11 @@ impl Sequencer {
         self.connected = false;
         self.signals = 0;
         self.suspect = None;
+        // What was stored is read when the link is back, perhaps from another primary, which does not
+        // know these.
+        self.held.retain(|message| message.item.id().is_none());
+        self.held_bytes = self.held.iter().map(Message::bytes).sum();
+        self.held_at_issue = 0;
     }
 
     /// A message arrived on the channel.

@@ -191,3 +191,33 @@ fn a_first_entry_follows_nothing() {
         Drop(5),
     ]);
 }
+
+/// A message of the old primary is held while a read that the new one answers is under way.
+#[test]
+fn what_was_held_goes_with_the_link() {
+    let fails = false;
+    let node = play(&[
+        Connect,
+        Lose,
+        Connect,
+        Execute,
+        UNHEARD,
+        HEARD,
+        HEARD,
+        Deliver(3),
+        HEARD,
+        Return { fails },
+        Execute,
+        Return { fails },
+        HEARD,
+        Execute,
+        Fork {
+            writes: 2,
+            back: false,
+            cut: false,
+        },
+        Return { fails },
+        Deliver(4),
+    ]);
+    assert_eq!(reasons(&node), []);
+}

@@ -113,6 +113,12 @@ impl Facts {
         self.settings.as_ref()?.get(name)
     }
 
+    /// `standalone`, `cluster` or `sentinel`.
+    pub(super) fn mode(&self) -> Option<&str> {
+        let redis = self.info.get("redis_mode");
+        redis.or_else(|| self.info.get("server_mode"))
+    }
+
     pub(super) fn right(&self, name: &str) -> Option<Right> {
         let found = self.rights.iter().find(|(known, _)| *known == name);
         found.map(|(_, right)| *right)

@@ -176,7 +176,7 @@ async fn facts(
         None => servers.login()?.0,
     };
     facts.settings = settings(&mut connection).await?;
-    if facts.info.get("redis_mode") == Some("cluster") {
+    if facts.mode() == Some("cluster") {
         let answer = one(&mut connection, &["CLUSTER", "INFO"]).await?;
         facts.cluster = Fields::parse(&text(&answer).unwrap_or_default());
     }

@@ -409,6 +409,10 @@ fn rooms_that_only_grow_are_named() {
 
 #[test]
 fn a_cluster_is_judged_as_a_whole() {
+    // Valkey names the mode otherwise.
+    let mut valkey = facts("server_mode:cluster", "");
+    valkey.info.0.remove("redis_mode");
+    assert_eq!(one("role", valkey, &wanted()).0, Level::Problem);
     let wanted = Wanted {
         is_cluster: true,
         ..wanted()

@@ -114,7 +114,7 @@ pub(super) fn clock(facts: &Facts) -> Finding {
 
 /// Whether it is what the URL takes it for.
 pub(super) fn place(role: Role, facts: &Facts, wanted: &Wanted) -> Option<Finding> {
-    let (mode, actual) = (facts.info.get("redis_mode"), facts.info.get("role"));
+    let (mode, actual) = (facts.mode(), facts.info.get("role"));
     let problem =
         |says: &str, remedy: &str| Some(Finding::new("role", Problem, says).remedy(remedy));
     match (mode, actual) {

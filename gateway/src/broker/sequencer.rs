@@ -505,6 +505,11 @@ impl Sequencer {
         let known =
             |id: &EventId| self.recent.contains(id) || (!self.has_forgotten && *id <= first);
         if ids.peek().is_none_or(known) {
+            // The next read begins where this one ended: what comes between them is of another branch.
+            let last = tail.history.last_id;
+            if self.head.is_some_and(|head| last < head) && tail.exists {
+                self.behind = Some(last);
+            }
             return;
         }
         // Whatever it has above the first that is remembered was not handed on.

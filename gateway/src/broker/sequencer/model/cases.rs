@@ -221,3 +221,35 @@ fn what_was_held_goes_with_the_link() {
     ]);
     assert_eq!(reasons(&node), []);
 }
+
+/// While the streams are compared, the new primary, whose clock is behind, stores another event.
+#[test]
+fn what_comes_after_a_comparison_is_looked_at() {
+    let fails = false;
+    let fork = |writes, back| Fork {
+        writes,
+        back,
+        cut: false,
+    };
+    let node = play(&[
+        HEARD,
+        HEARD,
+        HEARD,
+        Connect,
+        UNHEARD,
+        Execute,
+        HEARD,
+        HEARD,
+        Deliver(3),
+        Return { fails },
+        fork(3, false),
+        Settle,
+        Execute,
+        Return { fails },
+        HEARD,
+        fork(1, true),
+        Execute,
+        HEARD,
+    ]);
+    assert_eq!(reasons(&node), [ResetReason::Fork]);
+}

@@ -120,3 +120,54 @@ async fn events_of_the_other_branch_are_delivered_or_told() {
         );
     }
 }
+
+/// A client that was told that all is gone has the position before the first event. The other node still holds the old events.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_told_that_all_is_gone_is_not_given_it_again() {
+    for away in [false, true] {
+        let redis = RedisServer::start().await;
+        let proxy = Proxy::to(redis.address).await;
+        let prompt = Setup::redis(&redis).start().await;
+        // One room log for both clients.
+        let late = Setup::redis_at(proxy.address).set("shards", "1");
+        let late = late.set("redis.verify_interval", "2s").start().await;
+        let stays = Client::of(&[late.address], "demo").open().await;
+        let moves = Client::of(&[prompt.address, late.address], "demo")
+            .open()
+            .await;
+        // Both know the present history from its beginning.
+        let mut ids = vec![redis.publish("demo", "chat", "old").await];
+        stays.wait_id(&ids[0]).await;
+        moves.wait_id(&ids[0]).await;
+        redis.call(&["DEL", &key("demo")]).await;
+        stays.wait_control("stream.reset").await;
+        moves.wait_control("stream.reset").await;
+        for number in 0..3 {
+            ids.push(redis.publish("demo", "chat", &number.to_string()).await);
+        }
+        stays.wait_id(&ids[3]).await;
+        moves.wait_id(&ids[3]).await;
+        if away {
+            proxy.refuse();
+            proxy.cut();
+        } else {
+            proxy.lose(|channel, _| channel.ends_with("demo"));
+        }
+        redis.call(&["DEL", &key("demo")]).await;
+        eventually!(moves.resets().len() == 2, "{}", moves.summary());
+        moves.cut();
+        eventually!(
+            moves.control("stream.open").len() == 2,
+            "it does not come back"
+        );
+        // Any answer: it has had its turn.
+        late.get("/rooms/demo").await;
+        proxy.open();
+        let last = redis.publish("demo", "chat", "last").await;
+        ids.push(last.clone());
+        for client in [&stays, &moves] {
+            client.wait_id(&last).await;
+            assert_same_ids(&format!("link away: {away}"), &client.ids(), &ids);
+        }
+    }
+}

@@ -15,6 +15,8 @@ use crate::hub::{History, Item, Reset, ResetReason};
 const MAX_HELD: usize = 1024;
 /// Ids that a room remembers of what it handed on.
 pub const RECENT: usize = 64;
+/// Milliseconds for which a deployment may have two primaries: until Sentinel demotes the old one, and more.
+const TWO_PRIMARIES: u64 = 30_000;
 /// Bytes of held messages of one room.
 const MAX_HELD_BYTES: usize = 4 << 20;
 
@@ -91,9 +93,10 @@ pub struct Sequencer {
     head: Option<EventId>,
     /// Entries ever added to the stream when `head` was its last one.
     counted: Option<u64>,
-    /// The last ids that were handed on, up to the head: every one above the first of them is here.
+    /// The last ids that were handed on, of whichever primary: all of those above `known_from`.
     recent: VecDeque<EventId>,
-    /// The first of them is not where the room began.
+    known_from: EventId,
+    /// There were more: `known_from` is not where the room began.
     has_forgotten: bool,
     /// The head that is missing in the stream is being compared with it, or was.
     compares: bool,
@@ -130,6 +133,7 @@ impl Default for Sequencer {
             head: None,
             counted: None,
             recent: VecDeque::new(),
+            known_from: EventId::ZERO,
             has_forgotten: false,
             compares: false,
             compared: None,
@@ -351,11 +355,13 @@ impl Sequencer {
 
     fn append(&mut self, item: Item, id: EventId, out: &mut Vec<Output>) {
         self.head = Some(id);
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
-            self.has_forgotten = true;
-        }
-        self.recent.push_back(id);
+        // After a fork the stream may have what was handed on before.
+        let item = if id <= self.floor && self.recent.contains(&id) {
+            Item::Skipped(id)
+        } else {
+            self.remember(id);
+            item
+        };
         self.counted = self.counted.map(|count| count + 1);
         self.behind = None;
         self.plain |= matches!(&item, Item::Event(event) if event.prev.is_none());
@@ -370,7 +376,11 @@ impl Sequencer {
         out: &mut Vec<Output>,
     ) {
         self.floor = self.floor.max(self.head.unwrap_or_default());
-        self.begin_at(resume);
+        if reason == ResetReason::Fork {
+            self.head = Some(resume);
+        } else {
+            self.begin_at(resume);
+        }
         self.counted = None;
         self.behind = None;
         out.push(Output::Reset(Reset {
@@ -384,7 +394,18 @@ impl Sequencer {
         self.head = Some(head);
         self.recent.clear();
         self.recent.push_back(head);
+        self.known_from = head;
         self.has_forgotten = false;
+    }
+
+    fn remember(&mut self, id: EventId) {
+        if self.recent.len() == RECENT
+            && let Some(forgotten) = self.recent.pop_front()
+        {
+            self.known_from = self.known_from.max(forgotten);
+            self.has_forgotten = true;
+        }
+        self.recent.push_back(id);
     }
 
     fn want_read(&mut self, out: &mut Vec<Output>) {
@@ -500,10 +521,18 @@ impl Sequencer {
             .rev()
             .filter_map(Item::id)
             .peekable();
-        let first = self.recent.front().copied().unwrap_or_default();
-        // Up to where the room began it was another node's affair, but for a clock that goes back.
-        let known =
-            |id: &EventId| self.recent.contains(id) || (!self.has_forgotten && *id <= first);
+        // Up to where the room began it was another node's affair. Only while there are two primaries can a
+        // room begin at an event of the wrong one.
+        let began = self.known_from;
+        let is_whole = tail
+            .history
+            .items
+            .iter()
+            .any(|item| item.id() == Some(began));
+        let before_it_began = |id: EventId| {
+            id <= began && !self.has_forgotten && (is_whole || id.ms + TWO_PRIMARIES < began.ms)
+        };
+        let known = |id: &EventId| self.recent.contains(id) || before_it_began(*id);
         if ids.peek().is_none_or(known) {
             // The next read begins where this one ended: what comes between them is of another branch.
             let last = tail.history.last_id;
@@ -512,10 +541,9 @@ impl Sequencer {
             }
             return;
         }
-        // Whatever it has above the first that is remembered was not handed on.
         let (after, resume) = match ids.find(known) {
             Some(common) => (common, common),
-            None => (EventId::ZERO, first),
+            None => (EventId::ZERO, began),
         };
         self.reset(ResetReason::Fork, after, resume, out);
         self.compared = self.head;

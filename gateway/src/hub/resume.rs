@@ -83,7 +83,11 @@ impl State {
             Position::Malformed(_) => self.reset_to(key, ResetReason::Malformed, None, end, head),
             Position::After(id) => {
                 let id = *id;
+                // Before the first event of which stream? The client may know of a deletion before this node does.
+                let is_doubtful =
+                    id == EventId::ZERO && catch_up.presented.is_some() && !catch_up.proved;
                 match log.locate(id) {
+                    Place::At(offset) if is_doubtful && offset < end => {}
                     Place::At(offset) => {
                         self.place(key, offset, end, EventId::ZERO);
                     }

@@ -66,8 +66,12 @@ async fn the_documented_users_can_do_their_work_and_no_more() {
     let url = |user: &str| format!("redis://{user}:change-me@{}", redis.address);
     let gateway = Setup::redis_by(&url("sse-gateway")).start().await;
     assert_all_works(&redis, &gateway).await;
-    let refused = redis.call(&["ACL", "LOG"]).await;
-    assert_eq!(refused, redis::Value::Array(Vec::new()));
+    let redis::Value::Array(mut refused) = redis.call(&["ACL", "LOG"]).await else {
+        panic!("no list");
+    };
+    // Which does no harm; Redis has it since 7.2, and refuses rules about what it does not have.
+    refused.retain(|entry| !format!("{entry:?}").contains("client|setinfo"));
+    assert_eq!(refused, []);
     let connect = async |user: &str| {
         let client = redis::Client::open(url(user)).unwrap();
         client.get_multiplexed_async_connection().await.unwrap()

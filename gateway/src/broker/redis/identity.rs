@@ -58,7 +58,10 @@ fn sentence(info: &str, has_functions: bool, is_sharded: bool) -> String {
     } else {
         "channels"
     };
-    let strange = match field("redis_mode").as_deref() {
+    let strange = match field("redis_mode")
+        .or_else(|| field("server_mode"))
+        .as_deref()
+    {
         Some("cluster") if !is_sharded => {
             "; it belongs to a Redis Cluster: write redis+cluster:// in redis.url"
         }

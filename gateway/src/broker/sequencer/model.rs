@@ -173,7 +173,7 @@ impl Node {
             self.excused.extend(unseen);
         }
         // What a primary whose clock is behind stored below where the room began.
-        let began = self.room.recent.front().copied().unwrap_or_default();
+        let began = self.room.known_from;
         if executed
             .low
             .is_some_and(|low| executed.read == Read::Head || low <= began)

@@ -11,8 +11,9 @@ use crate::hub::{History, Item};
 
 /// Entries per page.
 const PAGE: usize = 3;
-/// Ids of one branch lie this far apart, so that a clock that went back finds unused ones.
-const STEP: u64 = 16;
+/// Ids of one branch lie this far apart, so that a clock that went back finds unused ones, and that there are never two
+/// primaries at a time.
+const STEP: u64 = 1 << 16;
 
 /// On the way to the node.
 #[derive(Debug, Clone)]

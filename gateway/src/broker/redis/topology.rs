@@ -10,8 +10,11 @@ use tokio::time::Instant;
 
 use super::commands::Away;
 
-/// Between looks at a deployment that can change.
+/// Between looks at a cluster; its servers also say themselves where a slot is.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between questions to sentinels. While a node is with a primary that another one has replaced, it hands on what will be
+/// lost, and misses what will stay.
+const ASK_SENTINELS: Duration = Duration::from_millis(250);
 /// The same, at least, while something is in doubt.
 const DOUBT: Duration = Duration::from_millis(50);
 
@@ -92,6 +95,11 @@ impl Topology {
         if *self.servers.kind() == Kind::Single {
             return;
         }
+        let pause = if self.servers.is_cluster() {
+            LOOK
+        } else {
+            ASK_SENTINELS
+        };
         let mut locator = Locator::new(self.servers.clone(), patience);
         loop {
             let began = Instant::now();
@@ -114,7 +122,7 @@ impl Topology {
             }
             tokio::time::sleep_until(began + DOUBT).await;
             if !failed {
-                let next = tokio::time::timeout_at(began + LOOK, self.doubted.notified());
+                let next = tokio::time::timeout_at(began + pause, self.doubted.notified());
                 let _ = next.await;
             }
         }

@@ -9,7 +9,7 @@ use crate::support::client::Message;
 /// What a `stream.reset` said.
 #[derive(Debug, Clone)]
 pub struct Reset {
-    _reason: String,
+    reason: String,
     /// It names a reason and a range.
     whole: bool,
     pub after: Id,
@@ -24,7 +24,7 @@ impl Reset {
         let reason = json["reason"].as_str().unwrap_or_default().to_owned();
         Self {
             whole: !reason.is_empty() && json["lost"].is_object(),
-            _reason: reason,
+            reason,
             after: id("after").unwrap_or_default(),
             through: id("through"),
         }
@@ -33,6 +33,8 @@ impl Reset {
     /// Whether it says that this one may be gone.
     pub fn covers(&self, id: Id) -> bool {
         match self.through {
+            // Where the position itself is not known, nothing before the place where it goes on is sure.
+            Some(through) if self.reason == "unknown" => id <= through,
             None => id > self.after,
             Some(through) if through >= self.after => id > self.after && id <= through,
             // Another branch, whose ids may be lower.

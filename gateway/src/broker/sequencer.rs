@@ -14,7 +14,7 @@ use crate::hub::{History, Item, Reset, ResetReason};
 /// Held messages of one room; beyond this they are dropped and read from the stream again.
 const MAX_HELD: usize = 1024;
 /// Ids that a room remembers of what it handed on.
-pub const RECENT: usize = 64;
+pub const RECENT: usize = 32;
 /// Milliseconds for which a deployment may have two primaries: until Sentinel demotes the old one, and more.
 const TWO_PRIMARIES: u64 = 30_000;
 /// Bytes of held messages of one room.
@@ -245,7 +245,8 @@ impl Sequencer {
 
     /// Asks again for what could not be read.
     pub fn retry(&mut self, out: &mut Vec<Output>) {
-        if self.reading == Reading::Failed {
+        // Without a link it is read once the link is back.
+        if self.reading == Reading::Failed && self.connected {
             self.issue(out);
         }
     }
@@ -338,8 +339,8 @@ impl Sequencer {
         let follows = id > self.floor
             && message.prev.is_some_and(|prev| {
                 let branched = self.behind.is_some_and(|behind| prev > behind);
-                let known = self.recent.contains(&prev) || self.behind == Some(prev);
-                prev == head || (prev != EventId::ZERO && prev < head && known && !branched)
+                let known = || self.recent.contains(&prev) || self.behind == Some(prev);
+                prev == head || (prev != EventId::ZERO && prev < head && !branched && known())
             });
         if follows {
             if message.prev != Some(head) {

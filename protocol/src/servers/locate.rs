@@ -160,7 +160,7 @@ impl Locator {
             } else {
                 self.servers.connection_info(&address)?
             };
-            let (open, patience) = (self.open.remove(&address), self.patience);
+            let (open, patience) = (self.open.get(&address).cloned(), self.patience);
             asked.push(async move {
                 let outcome = ask(open, info, commands, patience).await;
                 (address, outcome)
@@ -174,14 +174,21 @@ impl Locator {
             });
             match view {
                 Ok(view) => views.push(view),
-                Err(error) => why = Some(ServersError(format!("{address}: {error}"))),
+                Err(error) => {
+                    self.open.remove(&address);
+                    why = Some(ServersError(format!("{address}: {error}")));
+                }
             }
             if views.len() >= enough {
                 break;
             }
         }
         match why {
-            Some(why) if views.is_empty() => Err(why),
+            Some(why) if views.is_empty() => {
+                // All may have other addresses now: the names of the URL are asked again.
+                self.named.clear();
+                Err(why)
+            }
             _ => Ok(views),
         }
     }

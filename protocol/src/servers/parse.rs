@@ -112,6 +112,10 @@ fn cluster(rest: &str, tls: Option<Files>) -> Result<Servers, ServersError> {
 fn parts(rest: &str, port: u16) -> Result<(Login, Vec<Address>, &str), ServersError> {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
+    if path.contains('@') {
+        let slash = "its password has a / ? or # in it: write %2F, %3F or %23 instead";
+        return Err(ServersError(slash.into()));
+    }
     if path.contains(['?', '#']) {
         let query = "it has a query or a fragment, which these URLs do not have";
         return Err(ServersError(query.into()));
@@ -233,6 +237,8 @@ mod tests {
             "redis+cluster://:secret@",
             "redis+cluster://:secret@a,,b",
             "redis+cluster://:secret@a?b=c",
+            "redis+cluster://:secret/x@a",
+            "redis+sentinel://u:1/secret/x@a/m",
             "rediss://:secret@h#insecure",
         ] {
             let error = super::url(url).unwrap_err().to_string();

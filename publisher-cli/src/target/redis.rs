@@ -192,8 +192,12 @@ impl Publisher {
             return Err(Again::Now);
         }
         if let Some(wait) = self.replicas {
-            let answer = after.into_iter().next_back();
-            self.acknowledged(place, answer.unwrap_or_default(), wait, &mut progress);
+            // Where nothing could be written behind the events, WAIT would count everyone.
+            let refused = after
+                .iter()
+                .find(|value| matches!(value, Value::ServerError(_)));
+            let answer = refused.or(after.last()).cloned().unwrap_or_default();
+            self.acknowledged(place, answer, wait, &mut progress);
         }
         Ok(progress)
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::RoomName;
+use protocol::servers::Layout;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -81,6 +82,9 @@ pub(super) struct Driver {
     rooms: Rooms,
     servers: Vec<Server>,
     last_server: ServerId,
+    /// What rooms were arranged by, and whether one has lost its place since.
+    arranged: Option<Arc<Layout>>,
+    has_homeless: bool,
     /// Which link is looked at first: each in turn, so that none starves the others.
     turn: usize,
     live: bool,
@@ -108,6 +112,8 @@ impl Driver {
             rooms: Rooms::default(),
             servers: Vec::new(),
             last_server: 0,
+            arranged: None,
+            has_homeless: false,
             turn: 0,
             live: false,
             nonce: format!("{:016x}", fastrand::u64(..)),
@@ -164,7 +170,15 @@ impl Driver {
                 Woke::Link(server, Err(error)) => {
                     self.link_down(server, &error.to_string()).await;
                 }
-                Woke::Layout(found) => self.layout(found).await,
+                Woke::Layout(mut found) => {
+                    // Only the last one counts.
+                    while let Ok(later) = layouts.try_recv() {
+                        if later.is_ok() || found.is_err() {
+                            found = later;
+                        }
+                    }
+                    self.layout(found).await;
+                }
                 Woke::Request(Some(first)) => self.requests(first, &mut inbox).await,
                 Woke::Request(None) => return,
                 Woke::Done(done) => {
@@ -215,10 +229,7 @@ impl Driver {
         if self.timers.trim <= now {
             self.timers.trim = now + TRIM;
             let (shared, rooms) = (self.shared.clone(), std::mem::take(&mut self.plain));
-            tokio::spawn(async move {
-                // What fails is done at the next turn.
-                let _ = upkeep::trim(&shared, rooms).await;
-            });
+            tokio::spawn(async move { upkeep::trim(&shared, rooms).await });
         }
     }
 

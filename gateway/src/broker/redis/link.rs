@@ -28,6 +28,8 @@ pub(super) struct Link {
     writer: WriteHalf<Box<dyn Socket>>,
     input: BytesMut,
     output: BytesMut,
+    /// What was written may still be in the hands of TLS.
+    is_flushed: bool,
     /// Rooms have shard channels.
     is_sharded: bool,
 }
@@ -69,6 +71,7 @@ impl Link {
             writer,
             input: BytesMut::with_capacity(READ_BYTES),
             output: BytesMut::new(),
+            is_flushed: true,
             is_sharded: servers.is_cluster(),
         };
         if let Some(password) = password {
@@ -91,6 +94,7 @@ impl Link {
 
     fn command(&mut self, words: &[&[u8]]) {
         resp::command(&mut self.output, words);
+        self.is_flushed = false;
     }
 
     async fn expect_answer(&mut self) -> Result<(), String> {
@@ -176,15 +180,31 @@ impl Link {
     /// # Errors
     /// The connection is gone.
     pub(super) async fn progress(&mut self) -> io::Result<()> {
-        self.input.reserve(READ_BYTES);
+        let Self {
+            reader,
+            writer,
+            input,
+            output,
+            is_flushed,
+            ..
+        } = self;
+        input.reserve(READ_BYTES);
+        let is_due = !output.is_empty() || !*is_flushed;
+        let write = async {
+            if output.is_empty() {
+                writer.flush().await?;
+                *is_flushed = true;
+                Ok(())
+            } else {
+                writer.write_buf(output).await.map(|_| ())
+            }
+        };
         tokio::select! {
-            read = self.reader.read_buf(&mut self.input) => match read? {
+            read = reader.read_buf(input) => match read? {
                 0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection")),
                 _ => Ok(()),
             },
-            written = self.writer.write_buf(&mut self.output), if !self.output.is_empty() => {
-                written.map(|_| ())
-            }
+            written = write, if is_due => written,
         }
     }
 }

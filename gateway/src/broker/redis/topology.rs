@@ -1,6 +1,7 @@
 //! Which server is the primary of what, as far as is known now.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -26,6 +27,8 @@ pub(super) type Found = Result<Arc<Layout>, ServersError>;
 pub(super) struct Topology {
     servers: Arc<Servers>,
     layout: RwLock<Option<Arc<Layout>>>,
+    /// Slots of which a server has said that they are elsewhere.
+    moves: AtomicU64,
     /// Why it is not known.
     trouble: Mutex<Option<String>>,
     doubted: Notify,
@@ -42,6 +45,7 @@ impl Topology {
         Self {
             servers,
             layout: RwLock::new(layout),
+            moves: AtomicU64::new(0),
             trouble: Mutex::default(),
             doubted: Notify::new(),
             changes,
@@ -81,6 +85,7 @@ impl Topology {
         if let Some(known) = &*layout
             && known.primary_of(slot) != Some(address)
         {
+            self.moves.fetch_add(1, Ordering::SeqCst);
             let now = Arc::new(known.moved(slot, address.clone()));
             *layout = Some(now.clone());
             let _ = self.changes.send(Ok(now));
@@ -103,8 +108,14 @@ impl Topology {
         let mut locator = Locator::new(self.servers.clone(), patience);
         loop {
             let began = Instant::now();
+            let moves = self.moves.load(Ordering::SeqCst);
             let found = locator.locate().await;
             let found = match found {
+                // What a server said meanwhile is more recent than what was asked for before.
+                Ok(_) if self.moves.load(Ordering::SeqCst) != moves => {
+                    tokio::time::sleep_until(began + DOUBT).await;
+                    continue;
+                }
                 Ok(layout) => {
                     *self.trouble.lock() = None;
                     let layout = Arc::new(layout);

@@ -199,7 +199,7 @@ const TRIM: &str = include_str!("upkeep.lua");
 
 /// Trims rooms that nobody else trims, by length and age, and lets them expire; a longer expiry that a publisher has
 /// set stays.
-pub(super) async fn trim(shared: &Shared, rooms: Vec<RoomName>) -> Result<(), Away> {
+pub(super) async fn trim(shared: &Shared, rooms: Vec<RoomName>) {
     for rooms in rooms.chunks(BATCH) {
         let mut parts = Vec::new();
         for room in rooms {
@@ -216,7 +216,9 @@ pub(super) async fn trim(shared: &Shared, rooms: Vec<RoomName>) -> Result<(), Aw
             parts.push((slot(key.as_bytes()), vec![trim]));
         }
         for outcome in shared.commands.run_each(Purpose::Upkeep, parts).await {
-            for refusal in outcome?
+            // A room whose server is away is trimmed after its next event.
+            for refusal in outcome
+                .unwrap_or_default()
                 .into_iter()
                 .filter_map(|answer| check(answer).err())
             {
@@ -224,7 +226,6 @@ pub(super) async fn trim(shared: &Shared, rooms: Vec<RoomName>) -> Result<(), Aw
             }
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

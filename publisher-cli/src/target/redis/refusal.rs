@@ -66,6 +66,8 @@ pub fn refusal(from: &Address, error: &ServerError) -> Refusal {
         "WRONGTYPE" => {
             Failure::other("the room's key in Redis holds something other than a stream")
         }
+        // From inside the function, which has stored the event by then: another way would store it again.
+        "NOPERM" if detail.contains("script: ") => Failure::other(said()),
         "NOPERM" | "NOAUTH" | "WRONGPASS" => Failure::new(FailureKind::Forbidden, said()),
         "LOADING" | "BUSY" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"
         | "NOREPLICAS" | "MISCONF" | "OOM" | "UNBLOCKED" => Failure::unavailable(said()),

@@ -24,6 +24,8 @@ const BATCH: usize = 128;
 const QUEUE: usize = 1024;
 /// A connection that was idle for longer is checked before it is used again.
 const IDLE: Duration = Duration::from_secs(1);
+/// For so long after a failed attempt nobody tries to connect: who asks meanwhile is told what went wrong then.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Jobs that block at a time, each on a connection to itself, which is opened when it is needed.
 const BLOCKING: usize = 32;
@@ -72,6 +74,7 @@ impl Lane {
             connect_timeout: config.connect_timeout,
             response_timeout: config.response_timeout + patience,
             current: Lock::new(None),
+            failed: Lock::new(None),
         });
         for _ in 0..pool.size {
             let worker = Worker {
@@ -118,29 +121,48 @@ struct Connections {
     connect_timeout: Duration,
     response_timeout: Duration,
     current: Lock<Option<(u64, Pool)>>,
+    failed: Lock<Option<(Instant, String)>>,
 }
 
 impl Connections {
     async fn get(&self) -> Result<Connection, String> {
-        let pool = self.pool()?;
-        pool.get().await.map_err(|error| plain(&error))
+        if let Some((when, why)) = &*self.failed.lock()
+            && when.elapsed() < PAUSE
+        {
+            return Err(why.clone());
+        }
+        let connection = self.pool()?.get().await.map_err(|error| plain(&error));
+        if let Err(why) = &connection {
+            *self.failed.lock() = Some((Instant::now(), why.clone()));
+        }
+        connection
     }
 
     fn pool(&self) -> Result<Pool, String> {
-        let secrets = self.servers.secrets().map_err(|error| error.to_string())?;
         let mut current = self.current.lock();
-        if let Some((made_with, pool)) = &*current
-            && *made_with == secrets
-        {
-            return Ok(pool.clone());
+        let secrets = self.servers.secrets().map_err(|error| error.to_string());
+        match (&secrets, &*current) {
+            (Ok(secrets), Some((made_with, pool))) if secrets == made_with => {
+                return Ok(pool.clone());
+            }
+            _ => {}
         }
+        // Files that are being replaced: what was read before may still do.
+        let before = current.as_ref().map(|(_, pool)| pool.clone());
+        match secrets.and_then(|secrets| Ok((secrets, self.make()?))) {
+            Ok(made) => Ok(current.insert(made).1.clone()),
+            Err(why) => before.ok_or(why),
+        }
+    }
+
+    fn make(&self) -> Result<Pool, String> {
         let info = self.servers.connection_info(&self.address);
         let info = info.map_err(|error| error.to_string())?;
         let connection = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.response_timeout));
         let manager = Manager::new_with_config(info, connection);
-        let pool = Pool::builder(manager.map_err(|error| error.to_string())?)
+        Pool::builder(manager.map_err(|error| error.to_string())?)
             .max_size(self.size)
             .timeouts(Timeouts {
                 wait: Some(self.response_timeout),
@@ -149,9 +171,7 @@ impl Connections {
             })
             .runtime(Runtime::Tokio1)
             .build()
-            .map_err(|error| error.to_string())?;
-        *current = Some((secrets, pool.clone()));
-        Ok(pool)
+            .map_err(|error| error.to_string())
     }
 
     /// The name of this server leads to another one now.
@@ -236,8 +256,13 @@ impl Worker {
             }
             self.metrics.sent(job.purpose, job.commands.len());
         }
-        let count = pipeline.len();
-        match connection.req_packed_commands(&pipeline, 0, count).await {
+        let answers = if self.most == 1 {
+            one_by_one(connection, &pipeline).await
+        } else {
+            let count = pipeline.len();
+            connection.req_packed_commands(&pipeline, 0, count).await
+        };
+        match answers {
             Ok(values) => {
                 if values.iter().any(is_readonly) {
                     drop(self.held.take().map(Connection::take));
@@ -252,6 +277,28 @@ impl Worker {
             }
         }
     }
+}
+
+/// Each command once the one before it has been answered. What follows a refusal is not sent, and answered by nothing: who
+/// was refused must not wait for replicas.
+async fn one_by_one(
+    connection: &mut Connection,
+    commands: &Pipeline,
+) -> redis::RedisResult<Vec<Value>> {
+    let count = commands.len();
+    let mut values = Vec::with_capacity(count);
+    for command in commands.cmd_iter() {
+        let mut single = Pipeline::with_capacity(1);
+        single.add_command(command.clone());
+        let answer = connection.req_packed_commands(&single, 0, 1).await?;
+        let refused = matches!(answer.first(), Some(Value::ServerError(_)));
+        values.extend(answer);
+        if refused {
+            break;
+        }
+    }
+    values.resize(count, Value::Nil);
+    Ok(values)
 }
 
 /// The server is a replica now: a name that leads to the primary has to be looked up again.

@@ -34,6 +34,8 @@ pub(in crate::broker::redis) fn refusal(error: &ServerError) -> Refusal {
     match error.code() {
         "WRONGTYPE" => Refusal::WrongType,
         "NOSCRIPT" => Refusal::Unknown,
+        // From inside the function, which has stored the event by then: another way would store it again.
+        "NOPERM" if detail.contains("script: ") => Refusal::Other(text()),
         "NOPERM" => Refusal::Forbidden(text()),
         "ERR" if detail.starts_with("sse: ") => Refusal::Sse(detail["sse: ".len()..].to_owned()),
         "ERR" if detail.starts_with("Function not found") => Refusal::Unknown,

@@ -87,6 +87,9 @@ impl Driver {
             );
         }
         if probed.is_replica && server.link.is_some() {
+            // A name may lead to another server by now: commands look it up again, too.
+            let replica = server.address.clone();
+            shared.commands.keep(|address| *address != replica);
             self.link_down(id, "it is a replica now").await;
         }
         self.poll_if_needed();

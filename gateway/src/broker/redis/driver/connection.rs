@@ -178,6 +178,7 @@ impl Driver {
                 {
                     room.sequencer.lost();
                     room.is_homeless = true;
+                    self.has_homeless = true;
                 }
             }
             self.shared.topology.doubt();

@@ -62,6 +62,7 @@ impl Driver {
             .iter()
             .find(|server| Some(&server.address) == address.as_ref());
         room.server = server.map(|server| server.id);
+        self.has_homeless |= room.server.is_none();
         Some(index)
     }
 
@@ -114,7 +115,12 @@ impl Driver {
                 link.leave(std::iter::once(&*room));
                 self.rooms.restart(index);
             }
-            _ => self.rooms.remove(index),
+            Some(link) => {
+                // Its server has told it to go, but may still have its other channel.
+                link.leave(std::iter::once(&*room));
+                self.rooms.remove(index);
+            }
+            None => self.rooms.remove(index),
         }
     }
 
@@ -127,6 +133,7 @@ impl Driver {
             // Nobody asked for it: its slot has gone to another server.
             room.sequencer.lost();
             room.is_homeless = true;
+            self.has_homeless = true;
             self.shared.topology.doubt();
             return;
         }

@@ -1,6 +1,7 @@
 //! The servers that have rooms of this node, and which room is at which of them.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use protocol::keys::slot;
@@ -126,7 +127,16 @@ impl Driver {
     }
 
     /// Puts every room where its slot is served now. Gives servers that serve nothing any more.
-    pub(super) fn arrange(&mut self, layout: &Layout) -> Vec<ServerId> {
+    pub(super) fn arrange(&mut self, layout: &Arc<Layout>) -> Vec<ServerId> {
+        let is_same = self
+            .arranged
+            .as_ref()
+            .is_some_and(|arranged| **arranged == **layout);
+        if is_same && !std::mem::take(&mut self.has_homeless) {
+            return Vec::new();
+        }
+        self.has_homeless = false;
+        self.arranged = Some(layout.clone());
         let is_primary = |address: &Address| {
             let mut primaries = layout.primaries().iter();
             primaries.any(|primary| primary.address == *address)

@@ -113,7 +113,8 @@ fn load_is_for_every_primary() {
     for node in &cluster.nodes {
         let from = format!("127.0.0.1:{}: function library sse: version", node.port());
         assert!(done.stdout.contains(&from), "{done:?}");
-        assert_eq!(node.ask::<i64>(&["FCALL_RO", "sse_version", "0"]), 1);
+        let version = i64::from(protocol::publish::LIBRARY_VERSION);
+        assert_eq!(node.ask::<i64>(&["FCALL_RO", "sse_version", "0"]), version);
         let flags: Vec<String> = node.ask(&["CONFIG", "GET", "notify-keyspace-events"]);
         assert!(
             flags[1].contains('K') && flags[1].contains('t'),

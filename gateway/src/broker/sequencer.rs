@@ -356,13 +356,7 @@ impl Sequencer {
 
     fn append(&mut self, item: Item, id: EventId, out: &mut Vec<Output>) {
         self.head = Some(id);
-        // After a fork the stream may have what was handed on before.
-        let item = if id <= self.floor && self.recent.contains(&id) {
-            Item::Skipped(id)
-        } else {
-            self.remember(id);
-            item
-        };
+        self.remember(id);
         self.counted = self.counted.map(|count| count + 1);
         self.behind = None;
         self.plain |= matches!(&item, Item::Event(event) if event.prev.is_none());
@@ -515,13 +509,7 @@ impl Sequencer {
     fn compare(&mut self, tail: &Tail, out: &mut Vec<Output>) {
         self.compares = false;
         self.compared = self.head;
-        let mut ids = tail
-            .history
-            .items
-            .iter()
-            .rev()
-            .filter_map(Item::id)
-            .peekable();
+        let ids = tail.history.items.iter().filter_map(Item::id);
         // Up to where the room began it was another node's affair. Only while there are two primaries can a
         // room begin at an event of the wrong one.
         let began = self.known_from;
@@ -534,7 +522,19 @@ impl Sequencer {
             id <= began && !self.has_forgotten && (is_whole || id.ms + TWO_PRIMARIES < began.ms)
         };
         let known = |id: &EventId| self.recent.contains(id) || before_it_began(*id);
-        if ids.peek().is_none_or(known) {
+        // Both branches begin alike, with what is perhaps older than what is remembered; later entries may have the same
+        // id by chance.
+        let mut ids = ids.peekable();
+        if self.has_forgotten {
+            while ids.next_if(|id| !known(id)).is_some() {}
+        }
+        let mut common = None;
+        while let Some(id) = ids.next_if(known) {
+            common = Some(id);
+        }
+        let has_parted =
+            ids.peek().is_some() || (common.is_none() && !tail.history.items.is_empty());
+        if !has_parted {
             // The next read begins where this one ended: what comes between them is of another branch.
             let last = tail.history.last_id;
             if self.head.is_some_and(|head| last < head) && tail.exists {
@@ -542,7 +542,7 @@ impl Sequencer {
             }
             return;
         }
-        let (after, resume) = match ids.find(known) {
+        let (after, resume) = match common {
             Some(common) => (common, common),
             None => (EventId::ZERO, began),
         };

@@ -9,7 +9,7 @@ use super::log::RoomLog;
 use super::node::Counters;
 use super::state::{State, Witness, Writing};
 use super::subscriber::{CatchUp, Flush, Subscriber, Work};
-use super::{Item, Position, Reset};
+use super::{Item, Position, Reset, ResetReason};
 
 /// Rooms that the memory limit may shorten before other work gets its turn.
 const EVICTIONS_AT_ONCE: usize = 8;
@@ -74,7 +74,12 @@ impl State {
         self.finish_pass(room_key);
         let end = self.rooms[room_key].log.end();
         self.fall_off(room_key, end);
-        self.prove_again(room_key, reset.after);
+        // Of a fork, what is common may reach further back than is known; from `resume` on nothing is.
+        let common = match reset.reason {
+            ResetReason::Fork => reset.resume,
+            _ => reset.after,
+        };
+        self.prove_again(room_key, common);
         let room = &mut self.rooms[room_key];
         room.backfilled = false;
         let before = room.log.memory();

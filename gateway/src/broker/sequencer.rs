@@ -11,12 +11,13 @@ use protocol::EventId;
 
 use crate::hub::{History, Item, Reset, ResetReason};
 
+mod branches;
+mod judge;
+
 /// Held messages of one room; beyond this they are dropped and read from the stream again.
 const MAX_HELD: usize = 1024;
 /// Ids that a room remembers of what it handed on.
 pub const RECENT: usize = 32;
-/// Milliseconds for which a deployment may have two primaries: until Sentinel demotes the old one, and more.
-const TWO_PRIMARIES: u64 = 30_000;
 /// Bytes of held messages of one room.
 const MAX_HELD_BYTES: usize = 4 << 20;
 
@@ -385,24 +386,6 @@ impl Sequencer {
         }));
     }
 
-    fn begin_at(&mut self, head: EventId) {
-        self.head = Some(head);
-        self.recent.clear();
-        self.recent.push_back(head);
-        self.known_from = head;
-        self.has_forgotten = false;
-    }
-
-    fn remember(&mut self, id: EventId) {
-        if self.recent.len() == RECENT
-            && let Some(forgotten) = self.recent.pop_front()
-        {
-            self.known_from = self.known_from.max(forgotten);
-            self.has_forgotten = true;
-        }
-        self.recent.push_back(id);
-    }
-
     fn want_read(&mut self, out: &mut Vec<Output>) {
         match self.reading {
             // A read follows as soon as the subscription is back.
@@ -425,212 +408,6 @@ impl Sequencer {
         self.suspect = None;
         out.push(Output::Read(read));
     }
-
-    /// Judges what was read after `asked` (the head, or an earlier id after a fork) and appends
-    /// what is new. Says whether there is more to read.
-    fn judge(&mut self, asked: EventId, tail: Tail, out: &mut Vec<Output>) -> bool {
-        let head = self.head.unwrap_or_default();
-        let Tail {
-            exists,
-            added,
-            length,
-            deleted,
-            history,
-        } = tail;
-        if !exists {
-            if head != EventId::ZERO {
-                self.reset(ResetReason::Deleted, head, EventId::ZERO, out);
-            }
-            self.counted = Some(0);
-            return false;
-        }
-        if self.is_other_branch(asked, deleted, &history) {
-            self.compares = true;
-            return true;
-        }
-        match self.verdict(asked, head, (added, length), &history) {
-            Verdict::Continuous => self.behind = None,
-            Verdict::Behind => {
-                self.behind = Some(history.last_id);
-                self.counted = None;
-                return false;
-            }
-            Verdict::Reset(reason, resume) => {
-                let after = if reason == ResetReason::Fork {
-                    resume
-                } else {
-                    head
-                };
-                self.reset(reason, after, resume, out);
-                // The new stream may have entries below the old head, which were not asked for.
-                if reason == ResetReason::Deleted
-                    && resume == EventId::ZERO
-                    && history.oldest.is_some_and(|oldest| oldest <= asked)
-                {
-                    self.again = true;
-                    return false;
-                }
-            }
-        }
-        let more = history.more;
-        if !history.anchor_found && history.last_id != asked {
-            // The count belonged to an entry that is not there any more, perhaps of another primary.
-            self.counted = None;
-        }
-        // Where the page begins at the oldest entry, what is after it can be counted.
-        let after_page = length.checked_sub(history.items.len() as u64);
-        let after_page = after_page.filter(|_| history.oldest.is_some_and(|oldest| oldest > asked));
-        for item in history.items {
-            if let Some(id) = item.id().filter(|id| Some(*id) > self.head) {
-                self.append(item, id, out);
-            }
-        }
-        if !more {
-            self.counted = added;
-        } else if let (Some(added), Some(left)) = (added, after_page) {
-            self.counted = added.checked_sub(left);
-        }
-        more
-    }
-
-    /// The head is not in the stream, and nobody deleted it there: it was handed on by another
-    /// primary, and what this one has below it may never have been.
-    fn is_other_branch(&self, asked: EventId, deleted: Option<EventId>, history: &History) -> bool {
-        let found = history.anchor_found || history.last_id == asked;
-        self.head == Some(asked)
-            && self.compared != self.head
-            && !found
-            && !self.gone_at_issue
-            && deleted.is_some_and(|deleted| deleted < asked)
-            && history.oldest.is_some_and(|oldest| oldest < asked)
-    }
-
-    /// Looks for what the stream has in common with what was handed on: it goes on from there.
-    fn compare(&mut self, tail: &Tail, out: &mut Vec<Output>) {
-        self.compares = false;
-        self.compared = self.head;
-        let ids = tail.history.items.iter().filter_map(Item::id);
-        // Up to where the room began it was another node's affair. Only while there are two primaries can a
-        // room begin at an event of the wrong one.
-        let began = self.known_from;
-        let is_whole = tail
-            .history
-            .items
-            .iter()
-            .any(|item| item.id() == Some(began));
-        let before_it_began = |id: EventId| {
-            id <= began && !self.has_forgotten && (is_whole || id.ms + TWO_PRIMARIES < began.ms)
-        };
-        let known = |id: &EventId| self.recent.contains(id) || before_it_began(*id);
-        // Both branches begin alike, with what is perhaps older than what is remembered; later entries may have the same
-        // id by chance.
-        let mut ids = ids.peekable();
-        if self.has_forgotten {
-            while ids.next_if(|id| !known(id)).is_some() {}
-        }
-        let mut common = None;
-        while let Some(id) = ids.next_if(known) {
-            common = Some(id);
-        }
-        let has_parted =
-            ids.peek().is_some() || (common.is_none() && !tail.history.items.is_empty());
-        if !has_parted {
-            // The next read begins where this one ended: what comes between them is of another branch.
-            let last = tail.history.last_id;
-            if self.head.is_some_and(|head| last < head) && tail.exists {
-                self.behind = Some(last);
-            }
-            return;
-        }
-        let (after, resume) = match common {
-            Some(common) => (common, common),
-            None => (EventId::ZERO, began),
-        };
-        self.reset(ResetReason::Fork, after, resume, out);
-        self.compared = self.head;
-    }
-
-    fn verdict(
-        &self,
-        asked: EventId,
-        head: EventId,
-        (added, length): (Option<u64>, u64),
-        history: &History,
-    ) -> Verdict {
-        let first = history.items.first();
-        let named = first.and_then(Item::prev);
-        let (last, oldest) = (history.last_id, history.oldest);
-        let found = history.anchor_found || last == asked;
-        if asked != EventId::ZERO && !found {
-            let empty = oldest.is_none() && last == EventId::ZERO;
-            let begins_later = history.from_start && oldest.is_some_and(|oldest| oldest > asked);
-            if empty || begins_later {
-                return Verdict::Reset(ResetReason::Deleted, EventId::ZERO);
-            }
-            if self.gone_at_issue {
-                // The signal may be about an earlier stream than the one that was read last: what
-                // has been handed on must not come again. A stream that ends below the head is
-                // another one: its clock went back.
-                let resume = match oldest {
-                    Some(_) if last < head => EventId::ZERO,
-                    Some(oldest) if oldest <= asked => head,
-                    Some(_) => EventId::ZERO,
-                    None => last,
-                };
-                return Verdict::Reset(ResetReason::Deleted, resume);
-            }
-        }
-        if asked < head {
-            // The stream was seen below the head. Entries up to the head are another branch, unless the
-            // head is among them: then the stream is back on the branch that the head is on.
-            let mut ids = history.items.iter().filter_map(Item::id);
-            if ids.clone().any(|id| id < head) && !ids.any(|id| id == head) {
-                return Verdict::Reset(ResetReason::Fork, asked);
-            }
-        }
-        if last < head {
-            return Verdict::Behind;
-        }
-        // From Redis 7 on the server counts; before, an unknown beginning is taken for one.
-        let from_nothing = asked == EventId::ZERO && (history.from_start || added.is_none());
-        let follows = match (first, named) {
-            (Some(_), Some(prev)) => prev != EventId::ZERO && prev <= asked,
-            (Some(_), None) => oldest.is_some_and(|oldest| oldest <= asked),
-            (None, _) => false,
-        };
-        // As many are left as were added: nothing was trimmed between. Holds for one stream only,
-        // so an entry that names another predecessor speaks against it.
-        let all_later = oldest.is_some_and(|oldest| oldest > asked);
-        let later = match history.more {
-            _ if all_later => Some(length),
-            false => Some(history.items.len() as u64),
-            true => None,
-        };
-        let counted = later.is_some()
-            && named.is_none_or(|prev| prev == EventId::ZERO)
-            && matches!((self.counted, added), (Some(before), Some(now))
-                if now.checked_sub(before) == later);
-        if found || from_nothing || follows || counted {
-            return Verdict::Continuous;
-        }
-        let before_first = || {
-            first
-                .and_then(Item::id)
-                .map_or(last, |first| first.before())
-        };
-        let resume = named
-            .filter(|&prev| prev > head)
-            .unwrap_or_else(before_first);
-        Verdict::Reset(ResetReason::Trimmed, resume)
-    }
-}
-
-enum Verdict {
-    Continuous,
-    /// The stream ends below the head.
-    Behind,
-    /// Go on after this id.
-    Reset(ResetReason, EventId),
 }
 
 #[cfg(test)]

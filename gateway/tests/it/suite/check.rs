@@ -48,10 +48,11 @@ impl World {
                 .enumerate()
                 .filter(|(_, watcher)| Some(watcher.view().last) != end)
                 .map(|(number, watcher)| {
+                    // Not under the view's lock: a client takes the two in the other order.
+                    let last = watcher.view().last;
                     format!(
-                        "client {number} of {} never comes to {end:?}, it is at {:?}: {}",
+                        "client {number} of {} never comes to {end:?}, it is at {last:?}: {}",
                         room.name,
-                        watcher.view().last,
                         watcher.client.summary()
                     )
                 })

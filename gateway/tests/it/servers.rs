@@ -1,6 +1,8 @@
 //! Servers as they are found: with passwords, for users with few rights, without some commands, behind a socket.
 
-use crate::support::{Client, Gateway, RedisServer, Setup};
+use crate::support::cluster::slot;
+use crate::support::redis::key;
+use crate::support::{Client, Gateway, RedisCluster, RedisServer, Setup};
 
 /// Every way in which an event reaches a client works: the function, a plain `XADD`, an ephemeral one, HTTP; and so does
 /// coming back to what was missed.
@@ -137,4 +139,37 @@ async fn a_local_socket_and_a_database_will_do() {
         .start()
         .await;
     assert_all_works(&redis, &gateway).await;
+}
+
+/// Whichever primary is lost for good, a node that starts without it serves the rooms of the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_starts_while_a_primary_of_the_cluster_is_lost() {
+    for lost in 0..3 {
+        let mut cluster = RedisCluster::start().await;
+        let mut rooms = Vec::new();
+        for number in 0..12 {
+            let room = format!("room-{number}");
+            if cluster.owner(slot(&key(&room))).await.unwrap() != lost {
+                rooms.push(room);
+            }
+        }
+        for node in [lost, lost + 3] {
+            cluster.nodes[node].server.kill();
+        }
+        let gateway = Setup::redis_by(&cluster.url()).start().await;
+        assert!(!rooms.is_empty());
+        for room in rooms {
+            let client = Client::of(&[gateway.address], &room).open().await;
+            eventually!(
+                gateway
+                    .post(&room, &[("Content-Type", "text/plain")], b"hi")
+                    .await
+                    .status
+                    == 201,
+                "{room}: {}",
+                gateway.log()
+            );
+            client.wait_events(1).await;
+        }
+    }
 }

@@ -119,6 +119,13 @@ impl Driver {
         }
         if !self.servers.iter().any(super::Server::is_ready) {
             self.set_live(false).await;
+            // This one may be gone for good: with the next one the node can be ready all the same.
+            let untried = |server: &&mut super::Server| {
+                server.link.is_none() && !server.is_connecting && server.connect.is_none()
+            };
+            if let Some(other) = self.servers.iter_mut().find(untried) {
+                other.connect = Some(Instant::now());
+            }
         }
     }
 

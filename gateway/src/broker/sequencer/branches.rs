@@ -36,8 +36,9 @@ impl Sequencer {
         history: &History,
     ) -> bool {
         let found = history.anchor_found || history.last_id == asked;
-        self.head == Some(asked)
-            && self.compared != self.head
+        // The stream that ended below the head is not there any more either: a second failover.
+        let is_second = self.behind == Some(asked);
+        (is_second || (self.head == Some(asked) && self.compared != self.head))
             && !found
             && !self.gone_at_issue
             && deleted.is_some_and(|deleted| deleted < asked)
@@ -76,9 +77,8 @@ impl Sequencer {
         if !has_parted {
             // The next read begins where this one ended: what comes between them is of another branch.
             let last = tail.history.last_id;
-            if self.head.is_some_and(|head| last < head) && tail.exists {
-                self.behind = Some(last);
-            }
+            let is_below = tail.exists && self.head.is_some_and(|head| last < head);
+            self.behind = is_below.then_some(last);
             return;
         }
         let (after, resume) = match common {

@@ -13,7 +13,7 @@
 //! - of a stream that was replaced or went back unseen, where as many entries were added and trimmed
 //!   as would have been without;
 //! - of a primary whose clock is behind by more than its promotion took: what it stores below the
-//!   place where the room began, or after a second failover.
+//!   place where the room began.
 
 use std::collections::BTreeSet;
 
@@ -174,11 +174,9 @@ impl Node {
         }
         // What a primary whose clock is behind stored below where the room began.
         let began = self.room.known_from;
-        // Or after a second failover, which is not compared while the room waits for a stream that ends below its head.
-        let is_second = redis.primary > 1;
         if executed
             .low
-            .is_some_and(|low| executed.read == Read::Head || low <= began || is_second)
+            .is_some_and(|low| executed.read == Read::Head || low <= began)
         {
             self.excused.extend(&redis.stored[..executed.stored]);
         }
@@ -298,7 +296,7 @@ impl Node {
             self.told
         );
         // A deletion that a promotion undoes leaves nothing in common.
-        let unlike = redis.ids_back + redis.deletions;
+        let unlike = redis.ids_back + if redis.reborn { redis.deletions } else { 0 };
         assert!(forks <= unlike, "{:?} without a loss", self.told);
         // A primary that was promoted cannot prove what another one trimmed; and after a loss that nobody
         // could know the counts are wrong.

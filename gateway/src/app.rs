@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{debug, error, info, warn};
 
+use crate::auth::Auth;
 use crate::broker::memory::{MemoryBroker, MemoryConfig};
 use crate::broker::redis::{RedisBroker, RedisConfig, RedisMetrics};
 use crate::broker::{Broker, Wait};
@@ -92,6 +93,7 @@ pub async fn run(
     let (fault, mut faults) = mpsc::channel(1);
     let (mut shards, mut runtimes) = (Vec::with_capacity(count), Vec::with_capacity(count));
     let http = Arc::new(http_config(&config, files));
+    let auth = Arc::new(Auth::new(config.policy()));
     for (id, inlet) in outlets.into_iter().enumerate() {
         let parts = Parts {
             id,
@@ -102,6 +104,7 @@ pub async fn run(
                 config.stream.retry_jitter,
             ),
             http: http.clone(),
+            auth: auth.clone(),
             broker: broker.clone(),
             node: node.clone(),
             metrics: metrics.clone(),
@@ -181,6 +184,7 @@ pub async fn run(
             hangup.next().await;
             notify(&reloading());
             reload.again(|config| {
+                auth.apply(config.policy());
                 http.publish.set(publish_rules(config));
                 http.limits.set(stream_limits(config, files));
             });
@@ -255,6 +259,7 @@ struct Parts {
     hub: HubConfig,
     encoder: ChunkedEncoder,
     http: Arc<HttpConfig>,
+    auth: Arc<Auth>,
     broker: Arc<dyn Broker>,
     node: Node,
     metrics: Arc<HttpMetrics>,
@@ -312,6 +317,7 @@ impl Parts {
             hub,
             encoder,
             http,
+            auth,
             broker,
             node,
             metrics,
@@ -325,6 +331,7 @@ impl Parts {
         };
         let site = Rc::new(Site {
             config: http,
+            auth,
             broker,
             node,
             shard: shard.handle(),
@@ -450,9 +457,6 @@ fn http_config(config: &Config, files: Option<u64>) -> HttpConfig {
 fn publish_rules(config: &Config) -> PublishRules {
     let publish = &config.publish;
     PublishRules {
-        open: config.dev_mode(),
-        keys: publish.keys.clone(),
-        open_rooms: publish.open_rooms.clone(),
         max_bytes: publish.max_bytes,
         wait: Wait {
             replicas: publish.wait_replicas,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use protocol::servers::{Servers, ServersConfig, ServersError};
 use serde::{Deserialize, Serialize};
 
+mod access;
 mod load;
 mod network;
 mod print;
@@ -18,6 +19,7 @@ mod tests;
 mod validate;
 mod values;
 
+pub use access::{Access, Forward, Tls, Tokens};
 pub use load::{Loaded, defaults, load};
 pub use network::Network;
 pub use print::print;
@@ -89,7 +91,15 @@ pub struct Config {
     pub metrics: Metrics,
     /// The link to Redis.
     pub redis: Redis,
-    /// Who may publish, and what.
+    /// How permission is given, by room.
+    pub access: Access,
+    /// Which tokens count.
+    pub tokens: Tokens,
+    /// The backend that is asked for permission.
+    pub forward: Forward,
+    /// Encryption of the clients' listener.
+    pub tls: Tls,
+    /// What is published.
     pub publish: Publish,
     /// What is kept of a room.
     pub retention: Retention,
@@ -101,13 +111,25 @@ pub struct Config {
     pub drain: Drain,
 }
 
-/// `[admin]`: metrics and health.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+/// `[admin]`: metrics and health. `Debug` hides the token.
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
     /// Its address; see [`Config::admin_addr`].
     #[serde(with = "values::optional_address")]
     pub listen: Option<SocketAddr>,
+    /// What operators show; empty for none. A secret.
+    pub token: String,
+    /// Holds it instead; empty for none.
+    pub token_file: String,
+    /// Metrics are for anyone who can reach the address.
+    pub metrics_open: bool,
+    /// PEM certificate with its chain; empty for no TLS.
+    pub cert_file: String,
+    /// Its PEM key.
+    pub key_file: String,
+    /// Signs the certificates of operators; empty for none.
+    pub client_ca_file: String,
 }
 
 /// `[http]`: the clients' listener.
@@ -122,9 +144,18 @@ pub struct Http {
     /// Addresses and networks of proxies that name their clients. See [`Http::trusted_networks`].
     #[serde(deserialize_with = "values::list")]
     pub trusted_proxies: Vec<String>,
+    /// Connections from trusted proxies begin with a PROXY header.
+    pub proxy_protocol: bool,
     /// Time for a whole request head.
     #[serde(with = "values::duration")]
     pub head_timeout: Duration,
+    /// Time for a whole request body.
+    #[serde(with = "values::duration")]
+    pub body_timeout: Duration,
+    /// HTTP/2 is spoken.
+    pub http2: bool,
+    /// Requests and streams of one HTTP/2 connection at a time.
+    pub http2_streams: u32,
     /// Size of a request head.
     pub max_head_bytes: usize,
     /// End streams without the final chunk.
@@ -212,16 +243,13 @@ pub struct Redis {
     pub set_notifications: bool,
 }
 
-/// `[publish]`: who may publish over HTTP, and what. `Debug` hides the keys.
+/// `[publish]`: what is published, and with which keys over HTTP. `Debug` hides the keys.
 #[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Publish {
     /// Keys that may publish in any room. Secrets.
     #[serde(deserialize_with = "values::list")]
     pub keys: Vec<String>,
-    /// Rooms in which anyone may publish.
-    #[serde(deserialize_with = "values::list")]
-    pub open_rooms: Vec<String>,
     /// Largest data of an event.
     pub max_bytes: usize,
     /// How long a repeat is known as one.
@@ -292,6 +320,14 @@ pub struct Limits {
     pub streams: usize,
     /// Streams of one client address; 0 for no limit.
     pub streams_per_address: usize,
+    /// Streams of one user; 0 for no limit.
+    pub streams_per_user: usize,
+    /// Streams of one room; 0 for no limit.
+    pub streams_per_room: usize,
+    /// Streams that one client address opens in a second; 0 for no limit.
+    pub opens_per_second: u32,
+    /// Events that one publisher publishes over HTTP in a second; 0 for no limit.
+    pub publishes_per_second: u32,
     /// Rooms of each shard; 0 for no limit.
     pub rooms: usize,
 }
@@ -314,12 +350,15 @@ pub struct Drain {
 }
 
 impl Config {
-    /// Whether anyone may publish. Which broker is used is another
+    /// Whether anyone may subscribe and publish. Which broker is used is another
     /// question: that depends on `redis.url` alone.
     #[must_use]
     pub fn dev_mode(&self) -> bool {
         self.dev.unwrap_or_else(|| {
-            self.redis.url.is_empty() && self.listen.ip().is_loopback() && !self.publish.has_rules()
+            self.redis.url.is_empty()
+                && self.listen.ip().is_loopback()
+                && self.publish.keys.is_empty()
+                && !self.says_who_may_subscribe()
         })
     }
 
@@ -391,13 +430,5 @@ impl Metrics {
             let (name, pattern) = class.split_once('=')?;
             Some((name.trim().to_owned(), pattern.trim().to_owned()))
         })
-    }
-}
-
-impl Publish {
-    /// Whether anyone is named who may publish over HTTP.
-    #[must_use]
-    pub fn has_rules(&self) -> bool {
-        !self.keys.is_empty() || !self.open_rooms.is_empty()
     }
 }

@@ -14,6 +14,7 @@ use opentelemetry::context::FutureExt;
 use percent_encoding::percent_decode_str;
 use protocol::RoomName;
 
+use crate::auth::{Action, Auth, Grant, Verdict};
 use crate::broker::Broker;
 use crate::drain::{Lifecycle, Phase};
 use crate::hub::{Limit, Node, ShardHandle};
@@ -30,6 +31,8 @@ mod error;
 mod history;
 pub mod listener;
 pub mod metrics;
+mod peer;
+mod permission;
 mod proxies;
 mod publish;
 mod socket;
@@ -41,6 +44,7 @@ use body::Answer;
 use cors::Caller;
 use error::Failure;
 use metrics::{HttpMetrics, Route};
+use peer::Peer;
 use stream::Opening;
 use subscribe::{Accept, Wish};
 
@@ -72,7 +76,7 @@ pub struct HttpConfig {
     pub access: bool,
     /// The demo page is served.
     pub demo: bool,
-    /// Who may publish.
+    /// How much may be published at a time.
     pub publish: Live<PublishRules>,
 }
 
@@ -90,6 +94,8 @@ pub struct StreamLimits {
 pub struct Site {
     /// Settings.
     pub config: Arc<HttpConfig>,
+    /// Who may do what.
+    pub auth: Arc<Auth>,
     /// Takes events, and gives history.
     pub broker: Arc<dyn Broker>,
     /// All shards.
@@ -166,7 +172,7 @@ fn room_name(segment: &str) -> Result<RoomName, Failure> {
 }
 
 /// Answers one request, or says that it is a stream.
-async fn answer<B>(site: &Rc<Site>, request: Request<B>) -> Outcome
+async fn answer<B>(site: &Rc<Site>, peer: &Peer, request: Request<B>) -> Outcome
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -185,7 +191,7 @@ where
         .request(&parts.method, || publish::traceparent(&parts.headers));
     let outcome = match &caller {
         Ok(caller) => {
-            let work = dispatch(site, &parts, body, caller, &mut route);
+            let work = dispatch(site, peer, &parts, body, caller, &mut route);
             work.with_context(span.clone().unwrap_or_default()).await
         }
         Err(refusal) => Err(refusal.clone()),
@@ -223,6 +229,7 @@ where
 
 async fn dispatch<B>(
     site: &Rc<Site>,
+    peer: &Peer,
     parts: &Parts,
     body: B,
     caller: &Caller,
@@ -248,6 +255,7 @@ where
         }
         Target::Room(room) => {
             *route = Route::Room;
+            permission::require(site, peer, parts, &room, Action::Subscribe).await?;
             let info = site.broker.room_info(room.clone()).await?;
             let subscribers = site.node.subscribers(&room).await;
             let body = status::answer(&room, &site.config.node, subscribers, &info);
@@ -256,6 +264,7 @@ where
         Target::Events(room) => match Accept::read(&parts.headers) {
             Accept::Json if get => {
                 *route = Route::History;
+                permission::require(site, peer, parts, &room, Action::Subscribe).await?;
                 let query = history::query(parts.uri.query().unwrap_or_default())?;
                 let history = site.broker.history(room, query).await?;
                 Ok(error::json(StatusCode::OK, &history::answer(&history)).into())
@@ -263,25 +272,37 @@ where
             accept if get || accept == Accept::Stream => {
                 *route = Route::Stream;
                 if parts.method == Method::HEAD {
+                    permission::require(site, peer, parts, &room, Action::Subscribe).await?;
                     return Ok(stream::head_only().into());
                 }
+                let limits = *site.config.limits.get();
+                // A node that is full lets nobody in, and asks nobody.
+                let (refused, grant) = if is_full(site, limits.connections) {
+                    (Some(Limit::Streams), None)
+                } else {
+                    match permission::decide(site, peer, parts, &room, Action::Subscribe).await {
+                        Verdict::Allowed(grant) => (None, Some(grant)),
+                        Verdict::Refused(refusal) => return Err(refusal.into()),
+                        Verdict::Away(_) => (Some(Limit::Permission), None),
+                    }
+                };
                 // Read to its end, so that it is not taken for the next request.
                 publish::read_body(body, MAX_SUBSCRIBE_BODY).await?;
                 let wish = Wish::read(&parts.headers, parts.uri.query().unwrap_or_default());
                 let mut opening = Opening::new(room, wish, parts.version, caller);
-                let limits = *site.config.limits.get();
-                if is_full(site, limits.connections) {
-                    opening.refused = Some(Limit::Streams);
-                }
+                opening.refused = refused;
+                opening.terms = grant.map(|grant| grant.terms).unwrap_or_default();
                 opening.per_address = limits.per_address;
-                if limits.per_address > 0 || site.config.access {
-                    opening.named = site.config.proxies.named(&parts.headers);
-                }
+                opening.client = peer.client(&site.config.proxies, &parts.headers);
                 Ok(Outcome::Stream(opening))
             }
             _ => {
                 *route = Route::Publish;
-                let answer = post(site, room, parts, body).await;
+                let answer =
+                    match permission::require(site, peer, parts, &room, Action::Publish).await {
+                        Ok(grant) => post(site, room, &grant, parts, body).await,
+                        Err(failure) => Err(failure),
+                    };
                 site.metrics.published(match &answer {
                     Ok(response) => response.status(),
                     Err(failure) => failure.status,
@@ -300,6 +321,7 @@ fn is_full(site: &Site, most: usize) -> bool {
 async fn post<B>(
     site: &Site,
     room: RoomName,
+    grant: &Grant,
     parts: &Parts,
     body: B,
 ) -> Result<Response<Answer>, Failure>
@@ -308,9 +330,8 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let rules = site.config.publish.get();
-    let publisher = rules.check(&room, &parts.headers)?;
     let options = publish::Options::read(parts.uri.query().unwrap_or_default())?;
-    options.check(publisher)?;
+    options.check(grant.by)?;
     let mut event = publish::read_event(&parts.headers, body, rules.max_bytes).await?;
     options.apply(&mut event, rules.wait)?;
     // Not recorded here: the caller's own span goes with the event.

@@ -30,7 +30,7 @@ mod tests;
 mod times;
 
 pub use addresses::{Addresses, Place};
-pub use classes::{ClassCounters, RoomClasses, fits};
+pub use classes::{ClassCounters, RoomClasses};
 pub use node::{HubCounters, Node};
 pub use shard::{Shard, ShardHandle};
 pub use times::Times;
@@ -247,6 +247,14 @@ pub enum Limit {
     Rooms,
     /// Streams of the client's address.
     Address,
+    /// Streams of the user.
+    User,
+    /// Streams of the room.
+    Room,
+    /// Streams that the client opens in a second.
+    Rate,
+    /// Whoever decides on permission cannot be asked now.
+    Permission,
 }
 
 impl Limit {
@@ -257,6 +265,10 @@ impl Limit {
             Self::Streams => "streams",
             Self::Rooms => "rooms",
             Self::Address => "address",
+            Self::User => "user",
+            Self::Room => "room",
+            Self::Rate => "rate",
+            Self::Permission => "permission",
         }
     }
 }
@@ -284,6 +296,19 @@ pub struct Subscription {
     pub place: Option<Place>,
     /// The client behind the proxy at the other end, for the log.
     pub client: Option<std::net::IpAddr>,
+    /// Whose it is, and until when.
+    pub terms: Terms,
+}
+
+/// On what terms a stream is open.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The user it belongs to, where one is known.
+    pub user: Option<Arc<str>>,
+    /// When permission was given, in seconds since 1970, where that is known.
+    pub issued: Option<u64>,
+    /// When it has to end, in seconds since 1970.
+    pub ends: Option<u64>,
 }
 
 /// An event that the gateway itself sends.

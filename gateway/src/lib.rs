@@ -1,8 +1,9 @@
 //! sse-gateway: holds browser `EventSource` streams, grouped by room, and feeds them from a broker.
 //!
-//! Dependencies point one way: `protocol` ← [`trace`] ← [`hub`] ← [`broker`] ← [`http`] ← [`app`] ← `main`.
+//! Dependencies point one way: `protocol` ← [`trace`] ← [`hub`] ← [`broker`] ← [`auth`] ← [`http`] ← [`app`] ← `main`.
 
 pub mod app;
+pub mod auth;
 pub mod banner;
 pub mod broker;
 pub mod cli;

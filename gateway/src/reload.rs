@@ -56,10 +56,11 @@ impl fmt::Debug for Reload {
 }
 
 /// The keys that can change while a node runs.
-const LIVE: [&str; 7] = [
+const LIVE: [&str; 8] = [
     "log.level",
     "publish.keys",
-    "publish.open_rooms",
+    "access.subscribe",
+    "access.publish",
     "publish.wait_replicas",
     "publish.wait_timeout",
     "limits.streams",
@@ -107,10 +108,7 @@ impl Reload {
         // What needs a restart is named again next time.
         self.now.log.level.clone_from(&config.log.level);
         self.now.publish.keys.clone_from(&config.publish.keys);
-        self.now
-            .publish
-            .open_rooms
-            .clone_from(&config.publish.open_rooms);
+        self.now.access.clone_from(&config.access);
         self.now.publish.wait_replicas = config.publish.wait_replicas;
         self.now.publish.wait_timeout = config.publish.wait_timeout;
         self.now.limits.streams = config.limits.streams;

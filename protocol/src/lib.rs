@@ -9,6 +9,7 @@ pub mod event_id;
 pub mod keys;
 #[cfg(feature = "otlp")]
 pub mod otlp;
+pub mod pattern;
 pub mod publish;
 pub mod room;
 #[cfg(feature = "servers")]

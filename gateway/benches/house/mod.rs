@@ -115,6 +115,7 @@ impl House {
                 trace: None,
                 place: None,
                 client: None,
+                terms: Default::default(),
             });
         }
         let mut house = Self {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use protocol::RoomName;
 
-use crate::hub::fits;
+use protocol::pattern::fits;
 
 /// The most events that a limit can name: the publish function reads numbers exactly up to here.
 pub const MOST_EVENTS: u64 = (1 << 53) - 1;

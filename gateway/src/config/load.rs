@@ -237,7 +237,10 @@ fn nearest<'a>(key: &str, known: &'a [String]) -> Option<&'a String> {
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, near)| near)
         // The right name in the wrong table.
-        .or_else(|| known.iter().find(|near| last(near) == last(key)))
+        .or_else(|| {
+            let same = known.iter().filter(|near| last(near) == last(key));
+            same.min_by_key(|near| near.len())
+        })
 }
 
 /// How many letters to add, drop or change (Levenshtein).

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Config, Publish, Redis};
+use super::{Admin, Config, Publish, Redis};
 
 /// Stands for a secret.
 const HIDDEN: &str = "***";
@@ -15,8 +15,14 @@ pub fn print(config: &Config) -> String {
     if !shown.redis.sentinel_password.is_empty() {
         HIDDEN.clone_into(&mut shown.redis.sentinel_password);
     }
-    for key in &mut shown.publish.keys {
+    for key in shown.publish.keys.iter_mut().chain(&mut shown.tokens.keys) {
         HIDDEN.clone_into(key);
+    }
+    for url in [&mut shown.tokens.jwks_url, &mut shown.forward.url] {
+        *url = hide_password(url);
+    }
+    if !shown.admin.token.is_empty() {
+        HIDDEN.clone_into(&mut shown.admin.token);
     }
     toml::to_string(&shown).unwrap_or_else(|error| format!("# cannot be printed: {error}\n"))
 }
@@ -69,11 +75,18 @@ impl fmt::Debug for Redis {
     }
 }
 
+impl fmt::Debug for Admin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admin")
+            .field("listen", &self.listen)
+            .finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publish")
             .field("keys", &self.keys.len())
-            .field("open_rooms", &self.open_rooms)
             .field("max_bytes", &self.max_bytes)
             .field("idempotency_window", &self.idempotency_window)
             .finish()

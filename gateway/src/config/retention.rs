@@ -29,7 +29,7 @@ pub(super) fn read_line(line: &str) -> Result<(String, RetentionChange), String>
     let mut words = line.split_ascii_whitespace();
     let pattern = words
         .next()
-        .filter(|pattern| super::validate::is_pattern(pattern))
+        .filter(|pattern| protocol::pattern::is_pattern(pattern))
         .ok_or("which does not begin with a pattern of rooms such as chat:*")?;
     let mut change = RetentionChange::default();
     for word in words {

@@ -79,7 +79,7 @@ fn environment_gives_every_kind_of_value() {
         ("SSE_REDIS__URL", "redis://:0012@localhost:6379/2"),
         ("SSE_REDIS__SET_NOTIFICATIONS", "false"),
         ("SSE_PUBLISH__KEYS", "0012, k2,"),
-        ("SSE_PUBLISH__OPEN_ROOMS", "demo,lobby"),
+        ("SSE_ACCESS__PUBLISH", "demo open, lobby open"),
         (
             "SSE_HTTP__ALLOWED_ORIGINS",
             "https://a.example,http://b.example:8080",
@@ -98,7 +98,7 @@ fn environment_gives_every_kind_of_value() {
         ["0012", "k2"],
         "numbers in secrets stay text"
     );
-    assert_eq!(config.publish.open_rooms, ["demo", "lobby"]);
+    assert_eq!(config.access.publish, ["demo open", "lobby open"]);
     assert_eq!(config.http.allowed_origins.len(), 2);
     assert_eq!(config.stream.log_entries, 99);
     assert_eq!(config.drain.spread, Duration::from_millis(250));
@@ -228,7 +228,22 @@ fn rules_are_enforced() {
             "redis.url `http://:***@localhost/`",
         ),
         ("[redis]\npool_size = 0", "pool_size is 0"),
-        ("[publish]\nopen_rooms = [\"a/b\"]", "open_rooms has `a/b`"),
+        (
+            "[access]\npublish = [\"a/b open\"]",
+            "access.publish has `a/b open`, in which `a/b` is not a pattern",
+        ),
+        (
+            "[access]\nsubscribe = [\"a:* opne\"]",
+            "in which `opne` is none of open, token and forward",
+        ),
+        (
+            "[access]\nsubscribe = [\"a:*\"]",
+            "which is not a pattern of rooms and",
+        ),
+        (
+            "[access]\nsubscribe = [\"a:* forward\"]",
+            "there is no forward.url",
+        ),
         ("[publish]\nkeys = [\"a b\"]", "publish.keys"),
         (
             "[publish]\nmax_bytes = 2000000",
@@ -346,19 +361,31 @@ fn development_mode_is_for_loopback_unless_asked_for() {
             .config
             .dev_mode()
     );
+    let others = ["--listen", "0.0.0.0:80", "--redis", "redis://127.0.0.1"];
+    let sentence = refused(from(&others, &[]));
     assert!(
-        !dev(&["--listen", "0.0.0.0:80", "--redis", "redis://127.0.0.1"])
-            .config
-            .dev_mode()
+        sentence.contains("nothing says who may subscribe"),
+        "{sentence}"
     );
+    for (name, value) in [
+        ("SSE_ACCESS__SUBSCRIBE", "* open"),
+        ("SSE_TOKENS__JWKS_URL", "https://login.example.com/jwks"),
+        ("SSE_DEV", "true"),
+    ] {
+        let config = from(&others, &[(name, value)]).unwrap().config;
+        assert_eq!(config.dev_mode(), name == "SSE_DEV");
+    }
 
     let keyed = dev(&["--publish-key", "k"]);
     assert!(!keyed.config.dev_mode(), "a configured key is looked at");
-    assert!(
-        keyed.warnings[0].contains("no redis.url"),
-        "{:?}",
-        keyed.warnings
-    );
+    for (warning, part) in keyed
+        .warnings
+        .iter()
+        .zip(["who may subscribe", "no redis.url"])
+    {
+        assert!(warning.contains(part), "{warning}");
+    }
+    assert_eq!(keyed.warnings.len(), 2);
     let open = dev(&["--listen", "0.0.0.0:80", "--dev"]);
     assert!(open.config.dev_mode());
     assert!(
@@ -368,7 +395,7 @@ fn development_mode_is_for_loopback_unless_asked_for() {
     );
     let both = dev(&["--dev", "--publish-key", "k"]);
     assert!(
-        both.warnings[0].contains("whatever publish.keys"),
+        both.warnings[0].contains("whatever [access]"),
         "{:?}",
         both.warnings
     );

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use protocol::RoomName;
+use protocol::pattern::is_pattern;
 
 use super::retention::{check_limit, read_line};
 use super::values::format_duration;
 use super::{Config, ConfigError, Network};
 use crate::broker::{MAX_WAIT_REPLICAS, MAX_WAIT_TIMEOUT};
+
+mod exposure;
 
 /// Classes of rooms: each is a label in several families of metrics.
 const MAX_CLASSES: usize = 32;
@@ -32,7 +34,7 @@ pub fn validate(config: &Config) -> Result<Vec<String>, ConfigError> {
         .map_err(|error| ConfigError::Rule(format!("log.level: {error}")))?;
     sizes(config)?;
     times(config)?;
-    access(config)
+    exposure::check(config)
 }
 
 fn rule(holds: bool, sentence: impl FnOnce() -> String) -> Result<(), ConfigError> {
@@ -61,14 +63,6 @@ fn names(config: &Config) -> Result<(), ConfigError> {
             )
         },
     )?;
-    for room in &config.publish.open_rooms {
-        let name = room.strip_suffix('*').unwrap_or(room);
-        rule(RoomName::parse(name).is_ok(), || {
-            format!(
-                "publish.open_rooms has `{room}`, which is neither a room name nor the beginning of one with a * behind"
-            )
-        })?;
-    }
     for key in &config.publish.keys {
         rule(
             !key.is_empty() && key.bytes().all(|c| c.is_ascii_graphic()),
@@ -169,11 +163,6 @@ fn classes(config: &Config) -> Result<(), ConfigError> {
         })?;
     }
     Ok(())
-}
-
-/// Whether some room fits it: `*` stands for anything.
-pub(super) fn is_pattern(pattern: &str) -> bool {
-    RoomName::parse(&pattern.replace('*', "x")).is_ok()
 }
 
 fn retention(config: &Config) -> Result<(), ConfigError> {
@@ -330,44 +319,4 @@ fn times(config: &Config) -> Result<(), ConfigError> {
             format_duration(drain.grace)
         )
     })
-}
-
-/// Who may publish, and what that means for an address that others reach.
-fn access(config: &Config) -> Result<Vec<String>, ConfigError> {
-    let (listen, publish) = (config.listen, &config.publish);
-    let alone = config.redis.url.is_empty();
-    let reachable = !listen.ip().is_loopback();
-    rule(
-        !(alone && reachable && config.dev.is_none() && !publish.has_rules()),
-        || {
-            format!(
-                "listen is {listen}, which others can reach, and there is neither a redis.url nor a publish key: \
-             give --redis URL, or --dev to let anyone publish to this process"
-            )
-        },
-    )?;
-    let mut warnings = Vec::new();
-    let dev = config.dev_mode();
-    if dev && reachable {
-        warnings.push(format!(
-            "development mode on {listen}: anyone who can reach it may publish"
-        ));
-    }
-    if dev && publish.has_rules() {
-        warnings.push(
-            "development mode: anyone may publish, whatever publish.keys and publish.open_rooms say"
-                .to_owned(),
-        );
-    }
-    if !dev && alone {
-        warnings.push(
-            "there is no redis.url: events live in this process only, and are gone when it ends"
-                .to_owned(),
-        );
-    }
-    let retention = &config.retention;
-    if retention.max_len == 0 && retention.max_age.is_zero() && retention.expire.is_zero() {
-        warnings.push("[retention] sets no limit at all: rooms only ever grow".to_owned());
-    }
-    Ok(warnings)
 }

@@ -19,6 +19,7 @@ use hyper_util::rt::TokioTimer;
 use tokio::time::timeout;
 use tracing::{debug, trace};
 
+use super::peer::Peer;
 use super::socket::{First, Needs, Socket};
 use super::stream::Opening;
 use super::{Outcome, Site, answer};
@@ -73,10 +74,14 @@ pub async fn serve(site: Rc<Site>, socket: TcpStream) {
 
 async fn speak(site: Rc<Site>, socket: Socket) {
     let slot = Slot::default();
+    let peer = Rc::new(Peer {
+        address: socket.peer_address(),
+        certified: false,
+    });
     let service = service_fn(|request: Request<Incoming>| {
-        let (site, slot) = (site.clone(), slot.clone());
+        let (site, slot, peer) = (site.clone(), slot.clone(), peer.clone());
         async move {
-            match answer(&site, request).await {
+            match answer(&site, &peer, request).await {
                 Outcome::Answer(response) => Ok::<_, std::convert::Infallible>(response),
                 Outcome::Stream(opening) => {
                     slot.replace(Some(opening));
@@ -145,19 +150,21 @@ fn hand_over(site: &Site, socket: Socket, opening: Opening) {
         trace,
         mut refused,
         per_address,
-        named,
+        client,
+        terms,
     } = opening;
-    let (mut client, mut place) = (None, None);
-    // Asked for only where somebody wants to know. Without an address there is no limit.
-    if (per_address > 0 || site.config.access)
-        && let Ok(peer) = socket.peer_addr()
+    // The log has the address and port of the other end, unless that is a proxy.
+    let behind = client.filter(|client| {
+        site.config.access && socket.peer_addr().is_ok_and(|peer| peer.ip() != *client)
+    });
+    let mut place = None;
+    // Without an address there is no limit.
+    if let Some(client) = client
+        && per_address > 0
+        && refused.is_none()
     {
-        client = site.config.proxies.client(peer.ip(), named);
-        if per_address > 0 && refused.is_none() {
-            let address = client.unwrap_or(peer.ip());
-            place = site.node.addresses().take(address, per_address);
-            refused = place.is_none().then_some(Limit::Address);
-        }
+        place = site.node.addresses().take(client, per_address);
+        refused = place.is_none().then_some(Limit::Address);
     }
     site.shard.adopt(Subscription {
         socket,
@@ -169,7 +176,8 @@ fn hand_over(site: &Site, socket: Socket, opening: Opening) {
         refused,
         trace,
         place,
-        client,
+        client: behind,
+        terms,
     });
 }
 
@@ -184,6 +192,7 @@ mod tests {
     use tokio::task::{LocalSet, spawn_local};
 
     use super::*;
+    use crate::auth::{Auth, Policy};
     use crate::broker::memory::{MemoryBroker, MemoryConfig};
     use crate::http::encoding::ChunkedEncoder;
     use crate::http::metrics::HttpMetrics;
@@ -227,11 +236,14 @@ mod tests {
                 access: false,
                 demo: false,
                 publish: Live::new(PublishRules {
-                    open: true,
                     max_bytes: 1 << 20,
                     ..PublishRules::default()
                 }),
             }),
+            auth: Arc::new(Auth::new(Policy {
+                development: true,
+                ..Policy::default()
+            })),
             broker,
             node,
             shard: handle,

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use http::StatusCode;
 use prometheus::{
-    Histogram, IntCounter, Registry, register_histogram_vec_with_registry,
+    Histogram, IntCounter, IntCounterVec, Registry, register_histogram_vec_with_registry,
     register_int_counter_vec_with_registry, register_int_counter_with_registry,
 };
+
+use crate::auth::Action;
 
 /// What kind of request it was: a bounded label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +67,7 @@ const BUCKETS: &[f64] = &[
 pub struct HttpMetrics {
     routes: Vec<RouteMetrics>,
     published: [IntCounter; OUTCOMES.len()],
+    refused: IntCounterVec,
     accepted: IntCounter,
     ended: IntCounter,
 }
@@ -100,6 +103,12 @@ impl HttpMetrics {
             &["outcome"],
             registry
         )?;
+        let refused = register_int_counter_vec_with_registry!(
+            "sse_gateway_http_refused_total",
+            "Requests without permission, by what they wanted and by what was wrong with what they showed.",
+            &["action", "reason"],
+            registry
+        )?;
         let accepted = register_int_counter_with_registry!(
             "sse_gateway_http_connections_accepted_total",
             "Connections accepted.",
@@ -117,6 +126,7 @@ impl HttpMetrics {
         Ok(Self {
             routes: ROUTES.iter().map(route).collect(),
             published: OUTCOMES.map(|outcome| published.with_label_values(&[outcome])),
+            refused,
             accepted,
             ended,
         })
@@ -145,6 +155,13 @@ impl HttpMetrics {
             _ => 4,
         };
         self.published[outcome].inc();
+    }
+
+    /// A request had no permission. `reason` is one of a few words.
+    pub fn refused(&self, action: Action, reason: &'static str) {
+        self.refused
+            .with_label_values(&[action.label(), reason])
+            .inc();
     }
 
     /// Counts a connection until the result is dropped.

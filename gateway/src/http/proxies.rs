@@ -27,10 +27,8 @@ impl TrustedProxies {
     }
 
     /// The client's address by a request's headers: by `X-Forwarded-For` where there is one, else by `Forwarded`.
-    /// Worth something only if the request came from a trusted proxy: see [`TrustedProxies::client`]. `None` where
-    /// nobody is trusted, and where the headers do not say.
-    #[must_use]
-    pub fn named(&self, headers: &HeaderMap) -> Option<IpAddr> {
+    /// `None` where nobody is trusted, and where the headers do not say.
+    fn named(&self, headers: &HeaderMap) -> Option<IpAddr> {
         if self.0.is_empty() {
             return None;
         }
@@ -66,10 +64,13 @@ impl TrustedProxies {
         found
     }
 
-    /// Whom the peer speaks for: the client that it `named`, if it is a trusted proxy.
+    /// Whom the peer speaks for: the client that its request names, if it is a trusted proxy.
     #[must_use]
-    pub fn client(&self, peer: IpAddr, named: Option<IpAddr>) -> Option<IpAddr> {
-        named.filter(|_| self.trusts(peer))
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Option<IpAddr> {
+        if !self.trusts(peer) {
+            return None;
+        }
+        self.named(headers)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Publishing over HTTP: who may, and what a request body means.
+//! Publishing over HTTP: what a request body means.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 use protocol::trace::TRACEPARENT;
-use protocol::{RoomName, TraceParent, event};
+use protocol::{TraceParent, event};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -26,119 +26,13 @@ const MAX_KEY_BYTES: usize = 256;
 const ENVELOPE_FACTOR: usize = 6;
 const ENVELOPE_EXTRA: usize = 4096;
 
-/// Who may publish over HTTP, and how much.
-#[derive(Clone, Default)]
+/// How much may be published at a time.
+#[derive(Debug, Clone, Default)]
 pub struct PublishRules {
-    /// Anyone may, everywhere.
-    pub open: bool,
-    /// Keys that may publish in any room.
-    pub keys: Vec<String>,
-    /// Rooms in which anyone may: names, or `prefix*`.
-    pub open_rooms: Vec<String>,
     /// Largest data of an event.
     pub max_bytes: usize,
     /// How long an answer waits for replicas, where a request does not say; no replicas is not at all.
     pub wait: Wait,
-}
-
-/// As whom a request publishes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Publisher {
-    /// With a key.
-    Known,
-    /// Without one, where anyone may: everywhere.
-    Anyone,
-    /// Without one, in a room in which anyone may.
-    Visitor,
-}
-
-impl PublishRules {
-    /// Whether this request may publish in this room, and as whom.
-    ///
-    /// # Errors
-    /// 401 or 403, saying what to send or to configure.
-    pub fn check(&self, room: &RoomName, headers: &HeaderMap) -> Result<Publisher, Failure> {
-        let key = headers.get(header::AUTHORIZATION).map(bearer);
-        if let Some(Some(key)) = key
-            && self.knows(key)
-        {
-            return Ok(Publisher::Known);
-        }
-        if self.open {
-            return Ok(Publisher::Anyone);
-        }
-        if self
-            .open_rooms
-            .iter()
-            .any(|pattern| matches(pattern, room.as_str()))
-        {
-            return Ok(Publisher::Visitor);
-        }
-        if self.keys.is_empty() {
-            return Err(Failure::new(
-                StatusCode::FORBIDDEN,
-                "publishing in this room over HTTP is not configured: set publish.keys, or name the room in publish.open_rooms",
-            ));
-        }
-        let (sentence, challenge) = match key {
-            None => (
-                "publishing in this room needs `Authorization: Bearer KEY` with one of publish.keys, or the room in publish.open_rooms",
-                "Bearer",
-            ),
-            Some(_) => (
-                "the key in `Authorization: Bearer KEY` is none of publish.keys",
-                "Bearer error=\"invalid_token\"",
-            ),
-        };
-        Err(Failure::new(StatusCode::UNAUTHORIZED, sentence).with(
-            header::WWW_AUTHENTICATE,
-            HeaderValue::from_static(challenge),
-        ))
-    }
-
-    /// Compares with every key, and every byte: the time taken tells nothing but lengths.
-    fn knows(&self, key: &[u8]) -> bool {
-        let differs = |a: &[u8], b: &[u8]| {
-            a.iter()
-                .zip(b)
-                .fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)))
-        };
-        self.keys.iter().fold(false, |known, one| {
-            known | (one.len() == key.len() && differs(one.as_bytes(), key) == 0)
-        })
-    }
-}
-
-/// `Debug` hides the keys.
-impl std::fmt::Debug for PublishRules {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            open,
-            keys,
-            open_rooms,
-            max_bytes,
-            wait,
-        } = self;
-        write!(
-            f,
-            "PublishRules {{ open: {open}, {} keys, open_rooms: {open_rooms:?}, max_bytes: {max_bytes}, wait: {wait:?} }}",
-            keys.len()
-        )
-    }
-}
-
-fn matches(pattern: &str, room: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => room.starts_with(prefix),
-        None => pattern == room,
-    }
-}
-
-fn bearer(value: &HeaderValue) -> Option<&[u8]> {
-    let (scheme, key) = value.as_bytes().split_at_checked(7)?;
-    scheme
-        .eq_ignore_ascii_case(b"bearer ")
-        .then_some(key.trim_ascii())
 }
 
 /// Reads the event out of a request that may publish.
@@ -431,50 +325,6 @@ mod tests {
         .await
         .unwrap();
         assert!(event.ephemeral);
-    }
-
-    #[test]
-    fn rules() {
-        let demo = RoomName::parse("demo").unwrap();
-        let with = |value: &'static str| {
-            [(header::AUTHORIZATION, HeaderValue::from_static(value))]
-                .into_iter()
-                .collect::<HeaderMap>()
-        };
-        let none = HeaderMap::new();
-        let rules = PublishRules {
-            keys: vec!["k1".into(), "key2".into()],
-            ..PublishRules::default()
-        };
-        assert_eq!(rules.check(&demo, &none).unwrap_err().status, 401);
-        assert_eq!(
-            rules.check(&demo, &with("Bearer no")).unwrap_err().status,
-            401
-        );
-        assert_eq!(
-            rules.check(&demo, &with("Basic key2")).unwrap_err().status,
-            401
-        );
-        assert!(rules.check(&demo, &with("bearer key2")).is_ok());
-        let failure = PublishRules::default()
-            .check(&demo, &with("Bearer k1"))
-            .unwrap_err();
-        assert_eq!(failure.status, 403);
-        assert!(failure.sentence.contains("publish.keys"));
-        for (pattern, ok) in [
-            ("demo", true),
-            ("de*", true),
-            ("*", true),
-            ("dem", false),
-            ("demo2", false),
-        ] {
-            let rules = PublishRules {
-                open_rooms: vec![pattern.into()],
-                ..PublishRules::default()
-            };
-            assert_eq!(rules.check(&demo, &none).is_ok(), ok, "{pattern}");
-        }
-        assert!(!format!("{rules:?}").contains("key2"));
     }
 
     #[test]

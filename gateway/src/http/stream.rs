@@ -12,7 +12,7 @@ use protocol::RoomName;
 use super::body::Answer;
 use super::cors::Caller;
 use super::subscribe::Wish;
-use crate::hub::{Framing, Limit, Position};
+use crate::hub::{Framing, Limit, Position, Terms};
 
 /// Size of the comment that `?padding=true` asks for, its line end included.
 const PADDING_BYTES: usize = 2048;
@@ -36,8 +36,10 @@ pub struct Opening {
     pub trace: Option<Context>,
     /// Streams that its client's address may have; 0 for no limit.
     pub per_address: usize,
-    /// The client as the request names it: see [`super::TrustedProxies`].
-    pub named: Option<IpAddr>,
+    /// Who asks: see [`super::peer::Peer::client`].
+    pub client: Option<IpAddr>,
+    /// On what terms it is let in.
+    pub terms: Terms,
 }
 
 impl Opening {
@@ -62,7 +64,8 @@ impl Opening {
             refused: None,
             trace: None,
             per_address: 0,
-            named: None,
+            client: None,
+            terms: Terms::default(),
         }
     }
 }

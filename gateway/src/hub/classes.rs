@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use protocol::RoomName;
+use protocol::pattern::fits;
 
 use super::node::Counters;
 
@@ -57,26 +58,6 @@ impl RoomClasses {
         let found = patterns.find(|(_, pattern)| fits(pattern, room.as_str()));
         found.map_or(0, |(class, _)| *class)
     }
-}
-
-/// Whether a room fits a pattern, in which `*` stands for anything.
-#[must_use]
-pub fn fits(pattern: &str, room: &str) -> bool {
-    let Some((first, mut rest)) = pattern.split_once('*') else {
-        return pattern == room;
-    };
-    let Some(mut left) = room.strip_prefix(first) else {
-        return false;
-    };
-    // The earliest place for each part leaves the most for the parts behind it.
-    while let Some((part, behind)) = rest.split_once('*') {
-        let Some(at) = left.find(part) else {
-            return false;
-        };
-        left = &left[at + part.len()..];
-        rest = behind;
-    }
-    left.ends_with(rest)
 }
 
 /// What happens in the rooms of one class.

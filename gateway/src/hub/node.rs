@@ -72,8 +72,16 @@ counters! {
     refused_streams,
     /// ...the rooms of a shard...
     refused_rooms,
-    /// ...or the streams of their client's address.
+    /// ...the streams of their client's address...
     refused_address,
+    /// ...of their user...
+    refused_user,
+    /// ...of their room...
+    refused_room,
+    /// ...those that their client opens in a second...
+    refused_rate,
+    /// ...or because nobody could be asked for permission.
+    refused_permission,
     /// Open now.
     streams_open,
     /// Events appended to room logs.
@@ -148,6 +156,10 @@ impl Counters {
             Limit::Streams => &self.refused_streams,
             Limit::Rooms => &self.refused_rooms,
             Limit::Address => &self.refused_address,
+            Limit::User => &self.refused_user,
+            Limit::Room => &self.refused_room,
+            Limit::Rate => &self.refused_rate,
+            Limit::Permission => &self.refused_permission,
         }
     }
 

@@ -204,6 +204,7 @@ impl World {
             trace: None,
             place: None,
             client: None,
+            terms: Default::default(),
         });
         if self.state.room_subscribers(&self.room) == 1 && self.clients.len() == 1 {
             let head = self

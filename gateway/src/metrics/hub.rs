@@ -46,6 +46,21 @@ const COUNTERS: &[Part<HubCounters>] = &[
         REFUSED,
         |c| c.refused_address,
     ),
+    part_of("streams_refused_total", ("limit", "user"), REFUSED, |c| {
+        c.refused_user
+    }),
+    part_of("streams_refused_total", ("limit", "room"), REFUSED, |c| {
+        c.refused_room
+    }),
+    part_of("streams_refused_total", ("limit", "rate"), REFUSED, |c| {
+        c.refused_rate
+    }),
+    part_of(
+        "streams_refused_total",
+        ("limit", "permission"),
+        REFUSED,
+        |c| c.refused_permission,
+    ),
     part(
         "events_total",
         "Events that reached a room, counted once for each shard that has the room.",

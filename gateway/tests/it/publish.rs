@@ -271,7 +271,7 @@ async fn retries_with_a_key_through_faults_store_each_event_once() {
 async fn publishing_needs_a_key_or_an_open_room() {
     let redis = RedisServer::start().await;
     let gateway = Setup::redis(&redis)
-        .set("publish.open_rooms", "lobby")
+        .set("access.publish", "lobby open")
         .start()
         .await;
     let post = async |room: &str, headers: &[(&str, &str)]| {

@@ -183,7 +183,7 @@ async fn without_redis_there_are_no_replicas() {
     assert_eq!((status, &body["replicas"]), (201, &json!(0)));
     let secured = Setup::memory()
         .arguments(&["--publish-key", PUBLISH_KEY])
-        .set("publish.open_rooms", "lobby")
+        .set("access.publish", "lobby open")
         .start()
         .await;
     for (headers, expected) in [(&[][..], 403), (&[KEY], 201)] {

@@ -102,7 +102,7 @@ async fn who_has_no_key_does_not_say_what_is_kept() {
     let open = Setup::memory().start().await;
     let visited = Setup::memory()
         .arguments(&["--publish-key", "a-key-for-tests"])
-        .set("publish.open_rooms", "demo")
+        .set("access.publish", "demo open")
         .start()
         .await;
     for gateway in [&open, &visited] {

@@ -124,7 +124,9 @@ fn one_header_is_looked_at() {
 
 #[test]
 fn only_trusted_peers_speak_for_others() {
-    let client = |peer: &str| proxies().client(peer.parse().unwrap(), "198.51.100.1".parse().ok());
+    let mut headers = HeaderMap::new();
+    headers.insert("x-forwarded-for", HeaderValue::from_static("198.51.100.1"));
+    let client = |peer: &str| proxies().client(peer.parse().unwrap(), &headers);
     assert!(
         client("10.255.0.1").is_some()
             && client("::ffff:10.0.0.1").is_some()

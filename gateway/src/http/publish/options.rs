@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
-use super::Publisher;
+use crate::auth::By;
 use crate::broker::{
     MAX_WAIT_REPLICAS, MAX_WAIT_TIMEOUT, NewEvent, Published, RetentionChange, Wait,
 };
@@ -67,14 +67,14 @@ impl Options {
     ///
     /// # Errors
     /// 403.
-    pub fn check(&self, publisher: Publisher) -> Result<(), Failure> {
+    pub fn check(&self, by: By) -> Result<(), Failure> {
         let keeps = self.retention != RetentionChange::default();
         let waits = self.replicas.is_some() || self.wait.is_some();
-        let refused = match publisher {
-            Publisher::Known => None,
-            Publisher::Anyone | Publisher::Visitor if keeps => Some("max_len, max_age and expire"),
-            Publisher::Visitor if waits => Some("replicas and wait"),
-            Publisher::Anyone | Publisher::Visitor => None,
+        let refused = match by {
+            By::Key => None,
+            _ if keeps => Some("max_len, max_age and expire"),
+            By::Open | By::Token | By::Forward if waits => Some("replicas and wait"),
+            _ => None,
         };
         match refused {
             None => Ok(()),
@@ -188,11 +188,7 @@ mod tests {
                     false
                 }
             };
-            let found = (
-                may(Publisher::Known),
-                may(Publisher::Anyone),
-                may(Publisher::Visitor),
-            );
+            let found = (may(By::Key), may(By::Development), may(By::Open));
             assert_eq!(found, (known, anyone, visitor), "{query}");
         }
     }

@@ -1,0 +1,215 @@
+//! Who may subscribe to a room, and who may publish in it over HTTP. Knows requests by their headers, and nothing of
+//! connections: `http` asks, and turns a verdict into an answer.
+//!
+//! Invariant: nothing is read from a room for a request, or stored in it, before [`Auth::decide`] has allowed it.
+
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use http::HeaderMap;
+use protocol::RoomName;
+
+use crate::hub::Terms;
+use crate::reload::Live;
+
+mod keys;
+mod rules;
+
+pub use keys::PublishKeys;
+pub use rules::{Mode, Rules};
+
+/// What a request wants to do in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Streams, history, and what is known of the room.
+    Subscribe,
+    /// Publishing.
+    Publish,
+}
+
+impl Action {
+    /// In metrics, in the log, and for the backend that is asked.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Subscribe => "subscribe",
+            Self::Publish => "publish",
+        }
+    }
+}
+
+/// A request, as far as permission depends on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// What for.
+    pub action: Action,
+    /// Where.
+    pub room: &'a RoomName,
+    /// Of the request.
+    pub headers: &'a HeaderMap,
+    /// Of the request's target, without the question mark.
+    pub query: &'a str,
+    /// Who asks: behind trusted proxies the one whom they name.
+    pub client: Option<IpAddr>,
+    /// The client has shown a certificate that lets it publish.
+    pub certified: bool,
+}
+
+/// Because of what a request was allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Development mode: anyone may do anything.
+    Development,
+    /// A rule that lets anyone.
+    Open,
+    /// A publish key, or a certificate that stands for one.
+    Key,
+    /// A token.
+    Token,
+    /// The user's backend.
+    Forward,
+}
+
+/// A request that was allowed.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// Because of what.
+    pub by: By,
+    /// On what terms its stream stays open.
+    pub terms: Terms,
+}
+
+impl Grant {
+    /// For nobody in particular and without an end.
+    #[must_use]
+    pub fn open(by: By) -> Self {
+        Self {
+            by,
+            terms: Terms::default(),
+        }
+    }
+}
+
+/// Why a request is not allowed. The label is in metrics, the sentence in the answer; neither holds a secret.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{sentence}")]
+pub struct Refusal {
+    /// What the client can do about it.
+    pub kind: RefusalKind,
+    /// One word for metrics, such as `expired`.
+    pub label: &'static str,
+    /// What is wrong and what to do.
+    pub sentence: String,
+}
+
+/// What a client can do about a refusal (RFC 9110, sections 15.5.2 and 15.5.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// 401: it showed nothing.
+    Missing,
+    /// 401: what it showed does not count (RFC 6750, section 3.1: `invalid_token`).
+    Invalid,
+    /// 403: what it showed counts, and allows less.
+    Forbidden,
+}
+
+impl Refusal {
+    /// One.
+    #[must_use]
+    pub fn new(kind: RefusalKind, label: &'static str, sentence: impl Into<String>) -> Self {
+        Self {
+            kind,
+            label,
+            sentence: sentence.into(),
+        }
+    }
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// Go on.
+    Allowed(Grant),
+    /// Never, unless it shows something else.
+    Refused(Refusal),
+    /// Whoever decides cannot be asked now: a stream's client comes back later, others are answered 503.
+    Away(&'static str),
+}
+
+/// Who may do what. Cloning is not needed: it lives in an `Arc`, shared by all shards.
+#[derive(Debug)]
+pub struct Auth {
+    policy: Live<Policy>,
+}
+
+/// What can change while the node runs.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    /// Development mode: nothing is asked.
+    pub development: bool,
+    /// For subscribing.
+    pub subscribe: Rules,
+    /// For publishing.
+    pub publish: Rules,
+    /// Who may publish whatever the rules say.
+    pub keys: PublishKeys,
+}
+
+impl Auth {
+    /// Decides by this policy.
+    #[must_use]
+    pub fn new(policy: Policy) -> Self {
+        Self {
+            policy: Live::new(policy),
+        }
+    }
+
+    /// Another policy from now on. Streams that are open stay.
+    pub fn apply(&self, policy: Policy) {
+        self.policy.set(policy);
+    }
+
+    /// Decides on a request.
+    pub async fn decide(&self, asked: &Asked<'_>) -> Verdict {
+        let policy = self.policy.get();
+        let publishing = asked.action == Action::Publish;
+        // A key is looked at first, so that its holder may do more than a visitor.
+        let key = publishing.then(|| policy.keys.find(asked.room, asked.headers));
+        if matches!(key, Some(keys::Found::Key)) || (publishing && asked.certified) {
+            return Verdict::Allowed(Grant::open(By::Key));
+        }
+        if policy.development {
+            return Verdict::Allowed(Grant::open(By::Development));
+        }
+        let rules = match asked.action {
+            Action::Subscribe => &policy.subscribe,
+            Action::Publish => &policy.publish,
+        };
+        match rules.of(asked.room) {
+            Mode::Open => Verdict::Allowed(Grant::open(By::Open)),
+            Mode::Token | Mode::Forward => Verdict::Refused(self.refused(asked, &policy, key)),
+        }
+    }
+
+    fn refused(&self, asked: &Asked<'_>, policy: &Policy, key: Option<keys::Found>) -> Refusal {
+        if let Some(found) = key {
+            return policy.keys.refusal(found);
+        }
+        Refusal::new(
+            RefusalKind::Missing,
+            "missing",
+            format!(
+                "subscribing to {} needs a token, and none was sent: see access.subscribe",
+                asked.room
+            ),
+        )
+    }
+}
+
+/// The time of now, as tokens count it: seconds since 1970.
+#[must_use]
+pub fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

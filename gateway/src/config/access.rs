@@ -1,0 +1,158 @@
+//! `[access]`, `[tokens]`, `[forward]` and `[tls]`: who may read and write, and how that is known.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Config, values};
+use crate::auth::{Mode, Policy, PublishKeys, Rules};
+
+/// `[access]`: how permission is given, by room.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    /// For subscribing, as `pattern how`.
+    #[serde(deserialize_with = "values::list")]
+    pub subscribe: Vec<String>,
+    /// For publishing over HTTP.
+    #[serde(deserialize_with = "values::list")]
+    pub publish: Vec<String>,
+}
+
+/// `[tokens]`: which tokens count. `Debug` hides the keys.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tokens {
+    /// Keys, as `ALGORITHM KEY` or `kid=ID ALGORITHM KEY`. Secrets.
+    #[serde(deserialize_with = "values::list")]
+    pub keys: Vec<String>,
+    /// Files with keys, as `ALGORITHM PATH`, `kid=ID ALGORITHM PATH` or, for a JSON Web Key Set, `PATH`.
+    #[serde(deserialize_with = "values::list")]
+    pub key_files: Vec<String>,
+    /// A JSON Web Key Set to fetch; empty for none.
+    pub jwks_url: String,
+    /// Pause between fetches.
+    #[serde(with = "values::duration")]
+    pub jwks_refresh: Duration,
+    /// What `iss` has to be; empty for anything.
+    pub issuer: String,
+    /// What `aud` has to name; empty for anything.
+    pub audience: String,
+    /// What clocks may differ by.
+    #[serde(with = "values::duration")]
+    pub leeway: Duration,
+    /// Age at which a token no longer counts, whatever its `exp` says.
+    #[serde(with = "values::duration")]
+    pub max_age: Duration,
+    /// The claim that holds the rooms.
+    pub claim: String,
+    /// The cookie that holds a token; empty for none.
+    pub cookie: String,
+    /// The query parameter that holds a token; empty for none.
+    pub query: String,
+}
+
+/// `[forward]`: the backend that is asked.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Forward {
+    /// Where; empty for nowhere.
+    pub url: String,
+    /// Time for its answer.
+    #[serde(with = "values::duration")]
+    pub timeout: Duration,
+    /// Requests under way at a time.
+    pub max_requests: usize,
+    /// How long an answer counts that does not say.
+    #[serde(with = "values::duration")]
+    pub cache: Duration,
+    /// Answers that are kept.
+    pub cache_entries: usize,
+}
+
+/// `[tls]`: encryption of the clients' listener.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM certificate with its chain; empty for no TLS.
+    pub cert_file: String,
+    /// Its PEM key.
+    pub key_file: String,
+    /// Signs the certificates of publishers; empty for none.
+    pub client_ca_file: String,
+}
+
+/// Reads a rule such as `chat:* forward`.
+///
+/// # Errors
+/// A clause that says what is wrong.
+pub(super) fn read_rule(line: &str) -> Result<(String, Mode), String> {
+    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    let [pattern, how] = words[..] else {
+        return Err(
+            "which is not a pattern of rooms and open, token or forward, such as `chat:* token`"
+                .to_owned(),
+        );
+    };
+    if !protocol::pattern::is_pattern(pattern) {
+        return Err(format!(
+            "in which `{pattern}` is not a pattern of rooms such as chat:*"
+        ));
+    }
+    let mode = Mode::read(how)
+        .ok_or_else(|| format!("in which `{how}` is none of open, token and forward"))?;
+    Ok((pattern.to_owned(), mode))
+}
+
+fn rules(lines: &[String]) -> Rules {
+    Rules::new(lines.iter().filter_map(|line| read_rule(line).ok()))
+}
+
+impl Config {
+    /// Whether anything says who may subscribe.
+    #[must_use]
+    pub fn says_who_may_subscribe(&self) -> bool {
+        let Access { subscribe, publish } = &self.access;
+        !(subscribe.is_empty() && publish.is_empty())
+            || self.tokens.is_used()
+            || !self.forward.url.is_empty()
+    }
+
+    /// Who may do what. Validation has refused rules that cannot be read.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        let subscribe = if self.says_who_may_subscribe() {
+            rules(&self.access.subscribe)
+        } else {
+            // Validation lets this be on loopback only.
+            Rules::open()
+        };
+        Policy {
+            development: self.dev_mode(),
+            subscribe,
+            publish: rules(&self.access.publish),
+            keys: PublishKeys::new(self.publish.keys.clone()),
+        }
+    }
+}
+
+impl Tokens {
+    /// Whether any key is named.
+    #[must_use]
+    pub fn is_used(&self) -> bool {
+        !(self.keys.is_empty() && self.key_files.is_empty() && self.jwks_url.is_empty())
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens")
+            .field("keys", &self.keys.len())
+            .field("key_files", &self.key_files)
+            .field("jwks_url", &super::print::hide_password(&self.jwks_url))
+            .field("issuer", &self.issuer)
+            .field("audience", &self.audience)
+            .finish_non_exhaustive()
+    }
+}

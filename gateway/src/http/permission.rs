@@ -1,0 +1,65 @@
+//! Asks for permission, and turns a refusal into an answer.
+
+use http::request::Parts;
+use http::{HeaderValue, StatusCode, header};
+use protocol::RoomName;
+
+use super::Site;
+use super::error::Failure;
+use super::peer::Peer;
+use crate::auth::{Action, Asked, Grant, Refusal, RefusalKind, Verdict};
+
+/// Decides on a request in a room.
+pub(super) async fn decide(
+    site: &Site,
+    peer: &Peer,
+    parts: &Parts,
+    room: &RoomName,
+    action: Action,
+) -> Verdict {
+    let asked = Asked {
+        action,
+        room,
+        headers: &parts.headers,
+        query: parts.uri.query().unwrap_or_default(),
+        client: peer.client(&site.config.proxies, &parts.headers),
+        certified: peer.certified,
+    };
+    let verdict = site.auth.decide(&asked).await;
+    if let Verdict::Refused(refusal) = &verdict {
+        site.metrics.refused(action, refusal.label);
+    }
+    verdict
+}
+
+/// The same for what is no stream: who cannot be decided on is answered 503.
+///
+/// # Errors
+/// 401, 403 or 503.
+pub(super) async fn require(
+    site: &Site,
+    peer: &Peer,
+    parts: &Parts,
+    room: &RoomName,
+    action: Action,
+) -> Result<Grant, Failure> {
+    match decide(site, peer, parts, room, action).await {
+        Verdict::Allowed(grant) => Ok(grant),
+        Verdict::Refused(refusal) => Err(refusal.into()),
+        Verdict::Away(reason) => Err(Failure::away(format!("{reason}: try again later"))),
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let challenge = match refusal.kind {
+            RefusalKind::Missing => "Bearer",
+            RefusalKind::Invalid => "Bearer error=\"invalid_token\"",
+            RefusalKind::Forbidden => return Self::new(StatusCode::FORBIDDEN, refusal.sentence),
+        };
+        Self::new(StatusCode::UNAUTHORIZED, refusal.sentence).with(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static(challenge),
+        )
+    }
+}

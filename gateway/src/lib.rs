@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod drain;
+pub mod fetch;
 pub mod healthcheck;
 pub mod http;
 pub mod hub;

@@ -32,6 +32,8 @@ const KEPT_TICKS: u32 = 20;
 pub(super) struct Reader {
     /// The read that is under way, or has failed and is to be tried again.
     reading: Option<u32>,
+    /// The last id of the room log when it began.
+    head: EventId,
     /// The next read is for these...
     waiting: Vec<Handle>,
     /// ...of whom this many were there before the read under way began.
@@ -242,6 +244,7 @@ impl State {
             });
             self.page_serial = self.page_serial.wrapping_add(1);
             reader.reading = Some(self.page_serial);
+            reader.head = room.log.head();
             reader.fresh = reader.waiting.len();
             let query = HistoryQuery::After {
                 after,
@@ -277,6 +280,11 @@ impl State {
         }
         let history = match result {
             Err(HistoryError::Away(_)) => {
+                self.retries.push((read.room.clone(), read.purpose));
+                return;
+            }
+            // The stream is gone, and the room is about to be told. Until then its log would be taken for what follows.
+            Ok(history) if history.last_id == EventId::ZERO && reader.head != EventId::ZERO => {
                 self.retries.push((read.room.clone(), read.purpose));
                 return;
             }

@@ -3,7 +3,7 @@
 //! its own; the first shard's thread accepts clients for all.
 
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::config::Config;
 use crate::drain::{DrainTimes, Left, Lifecycle, Phase, ReloadSignal, StopSignals, drain};
 use crate::http::admin::{Admin, Readiness};
 use crate::http::encoding::ChunkedEncoder;
-use crate::http::listener::{self, ListenError};
+use crate::http::listener::{self, Accepted, ListenError};
 use crate::http::metrics::HttpMetrics;
 use crate::http::{self, HttpConfig, PublishRules, Site, StreamLimits, TrustedProxies};
 use crate::hub::{HubConfig, Inlets, Node, RoomClasses, Shard, ShardId, Supply, Times};
@@ -139,8 +139,8 @@ pub async fn run(
     if accepting.send(Handed::Acceptor(accepted)).await.is_err() {
         anyhow::bail!("shard 0 has ended unasked: see the log");
     }
-    let operators = listener::accept(listeners.admin, |socket| {
-        if let Ok(socket) = tokio::net::TcpStream::from_std(socket) {
+    let operators = listener::accept(listeners.admin, |accepted| {
+        if let Ok(socket) = tokio::net::TcpStream::from_std(accepted.socket) {
             tokio::spawn(http::admin::serve(admin.clone(), socket));
         }
         std::future::ready(())
@@ -210,7 +210,7 @@ pub async fn run(
 /// What a shard's thread is handed.
 enum Handed {
     /// A client.
-    Socket(TcpStream),
+    Client(Accepted),
     /// The task of accepting clients.
     Acceptor(Acceptor),
 }
@@ -228,21 +228,21 @@ impl Acceptor {
     }
 
     /// Accepts until the node closes; then the listener is closed too.
-    async fn accept(self, lifecycle: Lifecycle, serve: impl Fn(TcpStream)) -> io::Result<()> {
+    async fn accept(self, lifecycle: Lifecycle, serve: impl Fn(Accepted)) -> io::Result<()> {
         let Self { listener, shards } = self;
         let mut turn = 0;
-        let accepting = listener::accept(listener, |socket| {
+        let accepting = listener::accept(listener, |client| {
             turn = (turn + 1) % shards.len();
             let other = if turn == 0 {
-                serve(socket);
+                serve(client);
                 None
             } else {
-                Some((shards[turn].clone(), socket))
+                Some((shards[turn].clone(), client))
             };
             async move {
-                if let Some((shard, socket)) = other {
+                if let Some((shard, client)) = other {
                     // A shard that has ended ends the process.
-                    let _ = shard.send(Handed::Socket(socket)).await;
+                    let _ = shard.send(Handed::Client(client)).await;
                 }
             }
         });
@@ -341,13 +341,13 @@ impl Parts {
         });
         // Nobody waits any more only when the process is ending.
         let _ = ready.send(Ok(Handle::current().metrics()));
-        let serve = move |socket| {
-            tokio::task::spawn_local(http::serve(site.clone(), socket));
+        let serve = move |client| {
+            tokio::task::spawn_local(http::serve(site.clone(), client));
         };
         let sockets = async {
             while let Some(handed) = queue.recv().await {
                 match handed {
-                    Handed::Socket(socket) => serve(socket),
+                    Handed::Client(client) => serve(client),
                     Handed::Acceptor(acceptor) => {
                         let accepting = acceptor.accept(lifecycle.clone(), serve.clone());
                         let fault = fault.clone();

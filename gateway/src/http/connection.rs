@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn};
-use std::net::TcpStream;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
@@ -19,6 +19,7 @@ use hyper_util::rt::TokioTimer;
 use tokio::time::timeout;
 use tracing::{debug, trace};
 
+use super::listener::Accepted;
 use super::peer::Peer;
 use super::socket::{First, Needs, Socket};
 use super::stream::Opening;
@@ -33,7 +34,8 @@ type Slot = Rc<RefCell<Option<Opening>>>;
 const LOOKS: u32 = 2;
 
 /// Serves requests until the client goes, or asks for a stream.
-pub async fn serve(site: Rc<Site>, socket: TcpStream) {
+pub async fn serve(site: Rc<Site>, client: Accepted) {
+    let Accepted { socket, peer } = client;
     let _open = site.metrics.connection();
     // hyper and its buffers come with the first byte: most requests are then read, answered and
     // gone in one turn, and a herd of connections never holds all those buffers at a time. A head
@@ -69,13 +71,13 @@ pub async fn serve(site: Rc<Site>, socket: TcpStream) {
         Ok(First::Closed) => return,
         Err(error) => return debug!(%error, "A connection could not be read."),
     };
-    Box::pin(speak(site, socket)).await;
+    Box::pin(speak(site, socket, peer)).await;
 }
 
-async fn speak(site: Rc<Site>, socket: Socket) {
+async fn speak(site: Rc<Site>, socket: Socket, remote: Option<SocketAddr>) {
     let slot = Slot::default();
     let peer = Rc::new(Peer {
-        address: socket.peer_address(),
+        address: remote.map(|remote| remote.ip()),
         certified: false,
     });
     let service = service_fn(|request: Request<Incoming>| {
@@ -127,7 +129,7 @@ async fn speak(site: Rc<Site>, socket: Socket) {
     })
     .await;
     if let Some(opening) = opening {
-        hand_over(&site, connection.into_parts().io, opening);
+        hand_over(&site, connection.into_parts().io, remote, opening);
     }
 }
 
@@ -136,7 +138,7 @@ const MIN_BUFFER: usize = 8192;
 
 /// Surplus bytes that the client sent after its request are not looked at: nothing can be asked on
 /// a connection whose answer does not end.
-fn hand_over(site: &Site, socket: Socket, opening: Opening) {
+fn hand_over(site: &Site, socket: Socket, remote: Option<SocketAddr>, opening: Opening) {
     let socket = match socket.into_std() {
         Ok(socket) => socket,
         Err(error) => return debug!(%error, "A socket could not be handed to its shard."),
@@ -154,9 +156,8 @@ fn hand_over(site: &Site, socket: Socket, opening: Opening) {
         terms,
     } = opening;
     // The log has the address and port of the other end, unless that is a proxy.
-    let behind = client.filter(|client| {
-        site.config.access && socket.peer_addr().is_ok_and(|peer| peer.ip() != *client)
-    });
+    let behind = client
+        .filter(|client| site.config.access && remote.is_none_or(|remote| remote.ip() != *client));
     let mut place = None;
     // Without an address there is no limit.
     if let Some(client) = client
@@ -258,7 +259,11 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
-        let accepted = listener.accept().await.unwrap().0.into_std().unwrap();
+        let (accepted, peer) = listener.accept().await.unwrap();
+        let accepted = Accepted {
+            socket: accepted.into_std().unwrap(),
+            peer: Some(peer),
+        };
         spawn_local(serve(site.clone(), accepted));
         client
     }

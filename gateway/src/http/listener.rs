@@ -34,6 +34,15 @@ pub enum ListenError {
     Other(SocketAddr, &'static str, io::Error),
 }
 
+/// A connection, just accepted.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Non-blocking, with no runtime's watch on it.
+    pub socket: TcpStream,
+    /// The other end, as the kernel told it with the connection.
+    pub peer: Option<SocketAddr>,
+}
+
 /// Takes an address. `flag` is what sets it, for the message.
 ///
 /// # Errors
@@ -62,13 +71,13 @@ pub fn bind(
     })
 }
 
-/// Accepts until dropped and hands each socket to `take`, non-blocking and with no runtime's watch on it.
+/// Accepts until dropped and hands each connection to `take`.
 ///
 /// # Errors
 /// The listener does not fit into the runtime.
 pub async fn accept<F, R>(listener: TcpListener, mut take: F) -> io::Result<()>
 where
-    F: FnMut(TcpStream) -> R,
+    F: FnMut(Accepted) -> R,
     R: Future<Output = ()>,
 {
     let listener = watch(listener)?;
@@ -80,11 +89,11 @@ where
             continue;
         };
         match accepted {
-            Ok(socket) => {
+            Ok(connection) => {
                 if std::mem::take(&mut starved) {
                     info!("New connections are accepted again.");
                 }
-                take(socket).await;
+                take(connection).await;
                 in_a_row += 1;
                 if in_a_row % TURN == 0 {
                     tokio::task::yield_now().await;
@@ -113,19 +122,26 @@ fn watch(listener: TcpListener) -> io::Result<AsyncFd<TcpListener>> {
     watched.map_err(|error| io::Error::other(error.to_string()))
 }
 
-/// One system call instead of three.
+/// One system call instead of four: the address of the other end comes with the socket.
 #[cfg(target_os = "linux")]
-fn accept_one(listener: &TcpListener) -> io::Result<TcpStream> {
-    use rustix::net::{SocketFlags, accept_with};
-    let socket = accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
-    Ok(socket.into())
+fn accept_one(listener: &TcpListener) -> io::Result<Accepted> {
+    use rustix::net::{SocketFlags, acceptfrom_with};
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, peer) = acceptfrom_with(listener, flags)?;
+    Ok(Accepted {
+        socket: socket.into(),
+        peer: peer.and_then(|peer| peer.try_into().ok()),
+    })
 }
 
 #[cfg(not(target_os = "linux"))]
-fn accept_one(listener: &TcpListener) -> io::Result<TcpStream> {
-    let (socket, _) = listener.accept()?;
+fn accept_one(listener: &TcpListener) -> io::Result<Accepted> {
+    let (socket, peer) = listener.accept()?;
     socket.set_nonblocking(true)?;
-    Ok(socket)
+    Ok(Accepted {
+        socket,
+        peer: Some(peer),
+    })
 }
 
 /// Has the kernel keep a connection to itself until its first bytes are there: the request is then found by the
@@ -197,12 +213,13 @@ mod tests {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         // Until then the connection is the kernel's.
         client.write_all(b"GET").unwrap();
-        let socket = loop {
+        let Accepted { socket, peer } = loop {
             match accept_one(&listener) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::yield_now(),
                 accepted => break accepted.unwrap(),
             }
         };
+        assert_eq!(peer, client.local_addr().ok());
         assert_eq!(
             socket.peek(&mut [0; 8]).unwrap(),
             3,

@@ -116,16 +116,6 @@ impl Socket {
         self.seen.clone()
     }
 
-    /// The address of the other end, where it has one.
-    pub(super) fn peer_address(&self) -> Option<std::net::IpAddr> {
-        let address = match &self.inner {
-            Inner::Bare(socket) => socket.peer_addr(),
-            Inner::Watched(io) => io.inner().peer_addr(),
-            Inner::Gone => return None,
-        };
-        address.ok().map(|address| address.ip())
-    }
-
     /// The bare socket, watched by nobody.
     ///
     /// # Errors

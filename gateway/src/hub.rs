@@ -28,12 +28,14 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod times;
+mod transport;
 
 pub use addresses::{Addresses, Place};
 pub use classes::{ClassCounters, RoomClasses};
 pub use node::{HubCounters, Node};
 pub use shard::{Shard, ShardHandle};
 pub use times::Times;
+pub use transport::{Call, READS_AT_ONCE, Transport, Wire};
 
 /// Which worker thread of this node, from 0.
 pub type ShardId = usize;
@@ -234,7 +236,7 @@ pub enum Position {
 pub enum Framing {
     /// Each event is a chunk (HTTP/1.1).
     Chunked,
-    /// Bare bytes that end with the connection (HTTP/1.0).
+    /// Bare bytes: they end with the connection (HTTP/1.0), or the transport frames them (HTTP/2).
     Identity,
 }
 
@@ -273,11 +275,11 @@ impl Limit {
     }
 }
 
-/// A socket whose request has been read and whose stream the hub takes over.
+/// A stream that the hub takes over: its request has been read.
 #[derive(Debug)]
 pub struct Subscription {
-    /// Non-blocking, registered nowhere.
-    pub socket: std::net::TcpStream,
+    /// What carries it.
+    pub wire: Wire,
     /// The room.
     pub room: RoomName,
     /// Where to begin.

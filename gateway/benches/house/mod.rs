@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use gateway::http::encoding::ChunkedEncoder;
 use gateway::hub::{
     Framing, History, HistoryError, HistoryQuery, HubConfig, Item, Node, Position, RoomClasses,
-    Shard, ShardId, Subscription, Supply, Times, Upstream,
+    Shard, ShardId, Subscription, Supply, Times, Upstream, Wire,
 };
 use protocol::{Event, EventId, RoomName};
 use tokio::runtime::{Builder, Runtime};
@@ -105,7 +105,7 @@ impl House {
             theirs.set_nonblocking(true)?;
             peers.push(theirs);
             handle.adopt(Subscription {
-                socket: TcpStream::from(OwnedFd::from(ours)),
+                wire: Wire::Socket(TcpStream::from(OwnedFd::from(ours))),
                 room: room.clone(),
                 position: Position::New,
                 framing: Framing::Chunked,

@@ -25,7 +25,7 @@ use super::socket::{First, Needs, Socket};
 use super::stream::Opening;
 use super::{Outcome, Site, answer};
 use crate::drain::Phase;
-use crate::hub::{Limit, Subscription};
+use crate::hub::{Limit, Subscription, Wire};
 
 /// Where a stream request waits for this loop to see it.
 type Slot = Rc<RefCell<Option<Opening>>>;
@@ -168,7 +168,7 @@ fn hand_over(site: &Site, socket: Socket, remote: Option<SocketAddr>, opening: O
         refused = place.is_none().then_some(Limit::Address);
     }
     site.shard.adopt(Subscription {
-        socket,
+        wire: Wire::Socket(socket),
         room,
         position,
         framing,

@@ -68,6 +68,7 @@ impl State {
         let log = RoomLog::new(Default::default());
         subscriber.offset = log.end();
         subscriber.flush(&log, &mut Work::default());
+        subscriber.finish(self.ends_clean(why));
     }
 
     /// Notes when a new stream has to end.

@@ -7,6 +7,7 @@ use super::node::Counters;
 use super::room::Room;
 use super::state::{Closed, State};
 use super::subscriber::{CatchUp, Handle, Subscriber};
+use super::transport::{Call, Line};
 use super::{Control, Position, Subscription};
 
 /// How long a new stream may wait for the broker before it is opened without a position.
@@ -16,21 +17,20 @@ impl State {
     /// Takes over a socket. Its head leaves at once, `stream.open` as soon as there is something
     /// true to say.
     pub(super) fn adopt(&mut self, subscription: Subscription) {
-        let mut socket = mio::net::TcpStream::from_std(subscription.socket);
+        let mut line = Line::from(subscription.wire);
         let key = self.subscribers.vacant_key();
+        let both = Interest::READABLE | Interest::WRITABLE;
         // Fails only when the kernel is out of memory for watches: the client comes back.
-        if let Err(error) = self.registry.register(
-            &mut socket,
-            Token(key),
-            Interest::READABLE | Interest::WRITABLE,
-        ) {
+        if let Some(socket) = line.socket()
+            && let Err(error) = self.registry.register(socket, Token(key), both)
+        {
             tracing::error!(%error, "a stream could not be registered and was closed");
             return;
         }
         self.serial = self.serial.wrapping_add(1);
         let handle = (key as u32, self.serial);
-        let mut subscriber =
-            Subscriber::new(socket, handle, subscription.framing, subscription.head);
+        line.begin(|| Call::new(self.calls.clone(), handle));
+        let mut subscriber = Subscriber::new(line, handle, subscription.framing, subscription.head);
         subscriber.heartbeat_events = subscription.heartbeat_events;
         Counters::bump(&self.counters.streams_opened, 1);
         let refused = subscription.refused.map(Closed::Limit);

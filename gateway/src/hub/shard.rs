@@ -23,6 +23,8 @@ use super::{
 const SWEEP_BUDGET: usize = 128;
 /// Broker messages in one turn.
 const SUPPLY_BUDGET: usize = 64;
+/// Calls of transports in one turn.
+const CALLS_BUDGET: usize = 1024;
 /// Socket events in one turn.
 const EVENTS_BUDGET: usize = 1024;
 
@@ -89,8 +91,8 @@ impl Shard {
         let state = State::new(id, config, upstream, encoder, registry, reports);
         let handle = ShardHandle {
             id,
+            work: state.calls.work.clone(),
             state: Rc::new(RefCell::new(state)),
-            work: Rc::new(Notify::new()),
         };
         Ok(Self {
             handle,
@@ -120,7 +122,8 @@ impl Shard {
         let mut batch = Vec::with_capacity(SUPPLY_BUDGET);
         loop {
             let swept = state.borrow_mut().sweep(SWEEP_BUDGET);
-            let more = state.borrow_mut().heartbeats() || swept;
+            let called = state.borrow_mut().answer_calls(CALLS_BUDGET);
+            let more = state.borrow_mut().heartbeats() || swept || called;
             start_reads(&state, &ended_sender);
             let idle = async {
                 if more {

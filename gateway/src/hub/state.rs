@@ -19,6 +19,7 @@ use super::node::{Counters, Reports};
 use super::room::Room;
 use super::subscriber::{Flush, Handle, Subscriber, Work};
 use super::times::Sizes;
+use super::transport::Calls;
 use super::{Encoder, HistoryQuery, HubConfig, Limit, Place, ShardId, Supply, Times, Upstream};
 use crate::trace::FanOut;
 
@@ -99,6 +100,8 @@ pub(super) struct State {
     pub(super) times: Times,
     pub(super) sizes: Sizes,
     pub(super) registry: Registry,
+    /// Of transports without a socket in the registry.
+    pub(super) calls: Rc<Calls>,
     pub(super) rooms: Slab<Room>,
     pub(super) by_name: HashMap<RoomName, usize>,
     pub(super) subscribers: Slab<Subscriber>,
@@ -164,6 +167,7 @@ impl State {
             sizes: times.sizes(),
             times,
             registry,
+            calls: Rc::default(),
             rooms: Slab::new(),
             by_name: HashMap::new(),
             subscribers: Slab::new(),
@@ -253,6 +257,16 @@ impl State {
         }
     }
 
+    /// Transports that called for attention, at most `budget` of them. `true` when more have.
+    pub(super) fn answer_calls(&mut self, budget: usize) -> bool {
+        for handle in self.calls.take(budget) {
+            if self.is_current(handle) {
+                self.ready(handle.0 as usize, true, true);
+            }
+        }
+        !self.calls.is_empty()
+    }
+
     /// Writes what is due to one subscriber, and acts on how it ended.
     pub(super) fn flush(&mut self, key: usize) {
         let Some(subscriber) = self.subscribers.get_mut(key) else {
@@ -286,9 +300,10 @@ impl State {
     }
 
     pub(super) fn close(&mut self, key: usize, why: Closed) {
-        let Some(subscriber) = self.subscribers.try_remove(key) else {
+        let Some(mut subscriber) = self.subscribers.try_remove(key) else {
             return;
         };
+        subscriber.finish(self.ends_clean(why));
         if !self.places.is_empty() {
             self.places.remove(&(key as u32));
         }
@@ -307,6 +322,11 @@ impl State {
             room.vacancy = room.vacancy.wrapping_add(1);
             self.lingering.push_back((room_key, room.vacancy, self.now));
         }
+    }
+
+    /// Whether a stream that the node ends is marked as complete.
+    pub(super) fn ends_clean(&self, why: Closed) -> bool {
+        !self.config.unclean_close && !matches!(why, Closed::Client | Closed::Lag)
     }
 
     pub(super) fn now(&self) -> u32 {

@@ -1,20 +1,19 @@
-//! One open stream: the socket (who may write, and what is left of a partial write) and the
+//! One open stream: the line to its client (who may write, and what is left of a partial write) and the
 //! cursor (a position in one room log).
 //!
 //! Invariant: while a subscriber is not blocked and its outbox is empty, what has been written to
 //! its socket ends at a frame's end.
 
-use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
-use mio::net::TcpStream;
 use opentelemetry::Context;
 use protocol::EventId;
 
 use super::access::Access;
 use super::log::{RoomLog, View};
+use super::transport::Line;
 use super::{Control, Encoder, Framing, Position};
 
 /// A subscriber's key, and the serial that tells it from a later one with the same key.
@@ -117,7 +116,7 @@ impl CatchUp {
 
 #[derive(Debug)]
 pub(super) struct Subscriber {
-    socket: TcpStream,
+    line: Line,
     pub(super) serial: u32,
     pub(super) room: u32,
     pub(super) index: u32,
@@ -170,19 +169,23 @@ pub(super) struct Work {
 }
 
 impl Subscriber {
-    pub(super) fn new(socket: TcpStream, handle: Handle, framing: Framing, head: Vec<u8>) -> Self {
+    pub(super) fn new(line: Line, handle: Handle, framing: Framing, head: Vec<u8>) -> Self {
+        // Over HTTP/2 the head goes another way.
+        let outbox = (!head.is_empty()).then(|| {
+            Box::new(Outbox {
+                bytes: head,
+                sent: 0,
+            })
+        });
         Self {
-            socket,
+            line,
             serial: handle.1,
             room: 0,
             index: 0,
             offset: 0,
             replay_until: 0,
             floor: EventId::ZERO,
-            outbox: Some(Box::new(Outbox {
-                bytes: head,
-                sent: 0,
-            })),
+            outbox,
             catch_up: None,
             stalled_since: 0,
             framing,
@@ -253,7 +256,7 @@ impl Subscriber {
 
     /// The other end; `None` once it is gone.
     pub(super) fn peer(&self) -> Option<SocketAddr> {
-        self.socket.peer_addr().ok()
+        self.line.peer()
     }
 
     pub(super) fn identity(&self) -> bool {
@@ -274,17 +277,28 @@ impl Subscriber {
         if self.blocked {
             return Flush::Blocked;
         }
-        while let Some(outbox) = &mut self.outbox {
-            let rest = &outbox.bytes[outbox.sent..];
-            let Ok(sent) = send(&mut self.socket, rest, work) else {
-                return Flush::Gone;
-            };
-            if sent < rest.len() {
-                outbox.sent += sent;
+        match self.line.flush() {
+            Ok(true) => {}
+            Ok(false) => {
                 self.blocked = true;
                 return Flush::Blocked;
             }
-            self.outbox = None;
+            Err(()) => return Flush::Gone,
+        }
+        if let Some(outbox) = &mut self.outbox {
+            let rest = &outbox.bytes[outbox.sent..];
+            let Ok(sent) = self.line.send(rest, work) else {
+                return Flush::Gone;
+            };
+            if sent.bytes < rest.len() {
+                outbox.sent += sent.bytes;
+            } else {
+                self.outbox = None;
+            }
+            if sent.blocked {
+                self.blocked = true;
+                return Flush::Blocked;
+            }
         }
         if self.catch_up.is_some() {
             return self.flush_page(work);
@@ -296,11 +310,11 @@ impl Subscriber {
         if due.is_empty() {
             return Flush::Done;
         }
-        let Ok(sent) = send(&mut self.socket, due, work) else {
+        let Ok(sent) = self.line.send(due, work) else {
             return Flush::Gone;
         };
-        self.offset += sent as u64;
-        if sent < due.len() {
+        self.offset += sent.bytes as u64;
+        if sent.blocked {
             self.blocked = true;
             return Flush::Blocked;
         }
@@ -319,17 +333,18 @@ impl Subscriber {
         };
         while let Some((run, next)) = cursor.log.next_run(cursor.offset, view) {
             let due = cursor.log.slice(run.clone());
-            let Ok(sent) = send(&mut self.socket, due, work) else {
+            let Ok(sent) = self.line.send(due, work) else {
                 return Flush::Gone;
             };
-            if sent < due.len() {
-                if sent > 0 {
-                    cursor.offset = run.start + sent as u64;
-                }
+            if sent.bytes == due.len() {
+                cursor.offset = next;
+            } else if sent.bytes > 0 {
+                cursor.offset = run.start + sent.bytes as u64;
+            }
+            if sent.blocked {
                 self.blocked = true;
                 return Flush::Blocked;
             }
-            cursor.offset = next;
         }
         Flush::CatchingUp
     }
@@ -362,18 +377,19 @@ impl Subscriber {
         };
         while let Some((run, next)) = log.next_run(self.offset, view) {
             let due = log.slice(run.clone());
-            let Ok(sent) = send(&mut self.socket, due, work) else {
+            let Ok(sent) = self.line.send(due, work) else {
                 return Flush::Gone;
             };
-            if sent < due.len() {
-                // Nothing sent leaves the cursor where it was, at a frame's beginning.
-                if sent > 0 {
-                    self.offset = run.start + sent as u64;
-                }
+            // Nothing sent leaves the cursor where it was, at a frame's beginning.
+            if sent.bytes == due.len() {
+                self.offset = next;
+            } else if sent.bytes > 0 {
+                self.offset = run.start + sent.bytes as u64;
+            }
+            if sent.blocked {
                 self.blocked = true;
                 return Flush::Blocked;
             }
-            self.offset = next;
         }
         self.offset = log.end();
         if log.head() >= self.floor {
@@ -384,38 +400,13 @@ impl Subscriber {
 
     /// Reads and drops what the client sends on an open stream. `false` when the client is gone.
     pub(super) fn drain_input(&mut self) -> bool {
-        let mut scratch = [0; 2048];
-        // Bounded, so that a client that keeps sending cannot hold the shard.
-        for _ in 0..16 {
-            match self.socket.read(&mut scratch) {
-                Ok(0) => return false,
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return false,
-            }
-        }
-        // A client that floods its event stream is not an event-stream client.
-        false
+        self.line.drain_input()
     }
-}
 
-/// One write. `Ok(0)` when the socket takes nothing now.
-fn send(socket: &mut TcpStream, bytes: &[u8], work: &mut Work) -> Result<usize, ()> {
-    if bytes.is_empty() {
-        return Ok(0);
-    }
-    loop {
-        return match socket.write(bytes) {
-            Ok(0) => Err(()),
-            Ok(sent) => {
-                work.writes += 1;
-                work.bytes += sent as u64;
-                Ok(sent)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            Err(_) => Err(()),
-        };
+    /// The stream ends here; see [`super::Transport::finish`].
+    pub(super) fn finish(&mut self, clean: bool) {
+        let outbox = self.outbox.as_deref();
+        let rest = outbox.map_or(&[][..], |outbox| &outbox.bytes[outbox.sent..]);
+        self.line.finish(rest, clean);
     }
 }

@@ -20,6 +20,9 @@ use protocol::{Event, EventId, RoomName, TraceParent};
 use super::state::{Read, State};
 use super::*;
 use crate::trace::Traces;
+use through::{Calling, Holding};
+
+mod through;
 
 struct Nowhere;
 
@@ -75,6 +78,15 @@ struct World {
     given: usize,
     reads: VecDeque<(Read, History)>,
     clients: Vec<Client>,
+    pumps: Vec<Calling>,
+}
+
+/// What carries a stream.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Socket,
+    Holding,
+    Calling,
 }
 
 struct Client {
@@ -123,6 +135,7 @@ impl World {
             given: 0,
             reads: VecDeque::new(),
             clients: Vec::new(),
+            pumps: Vec::new(),
         }
     }
 
@@ -169,6 +182,10 @@ impl World {
     }
 
     fn join(&mut self, back: usize, framing: Framing) {
+        self.join_by(back, framing, Way::Socket);
+    }
+
+    fn join_by(&mut self, back: usize, framing: Framing, way: Way) {
         let after = self
             .stored
             .len()
@@ -193,8 +210,17 @@ impl World {
             received: Vec::new(),
         });
         let position = Position::After(after);
+        let wire = match way {
+            Way::Socket => Wire::Socket(server),
+            Way::Holding => Wire::Other(Box::new(Holding::new(server))),
+            Way::Calling => {
+                let calling = Calling::new(server);
+                self.pumps.push(calling.clone());
+                Wire::Other(Box::new(calling))
+            }
+        };
         self.state.adopt(Subscription {
-            socket: server,
+            wire,
             room: self.room.clone(),
             position,
             framing,
@@ -276,6 +302,8 @@ impl World {
                 event.is_writable(),
             );
         }
+        self.pumps.iter().for_each(Calling::pump);
+        self.state.answer_calls(2);
         self.state.sweep(2);
         self.state.heartbeats();
         self.collect();
@@ -350,7 +378,7 @@ enum Step {
     Publish,
     Pass,
     Give(usize),
-    Join(usize, bool),
+    Join(usize, Framing, Way),
     /// Many at once, at different old positions.
     Herd(usize),
     Turn,
@@ -359,12 +387,24 @@ enum Step {
     Tick,
 }
 
+fn framing() -> impl Strategy<Value = Framing> {
+    prop_oneof![Just(Framing::Chunked), Just(Framing::Identity)]
+}
+
+fn way() -> impl Strategy<Value = Way> {
+    prop_oneof![
+        2 => Just(Way::Socket),
+        1 => Just(Way::Holding),
+        1 => Just(Way::Calling),
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => Just(Step::Publish),
         1 => Just(Step::Pass),
         4 => (1usize..4).prop_map(Step::Give),
-        2 => (0usize..25, any::<bool>()).prop_map(|(back, old)| Step::Join(back, old)),
+        2 => (0usize..25, framing(), way()).prop_map(|(back, framing, way)| Step::Join(back, framing, way)),
         1 => (2usize..10).prop_map(Step::Herd),
         6 => Just(Step::Turn),
         3 => Just(Step::Answer),
@@ -513,8 +553,8 @@ proptest! {
                 Step::Publish => world.publish(true),
                 Step::Pass => world.publish(false),
                 Step::Give(count) => world.give(count),
-                Step::Join(back, old) if world.clients.len() < MANY => {
-                    world.join(back, if old { Framing::Identity } else { Framing::Chunked });
+                Step::Join(back, framing, way) if world.clients.len() < MANY => {
+                    world.join_by(back, framing, way);
                 }
                 Step::Join(..) => {}
                 Step::Herd(count) => {

@@ -25,7 +25,9 @@ use crate::http::encoding::ChunkedEncoder;
 use crate::http::listener::{self, Accepted, ListenError};
 use crate::http::metrics::HttpMetrics;
 use crate::http::{self, HttpConfig, PublishRules, Site, StreamLimits, TrustedProxies};
-use crate::hub::{HubConfig, Inlets, Node, RoomClasses, Shard, ShardId, Supply, Times};
+use crate::hub::{
+    HubConfig, Inlets, Node, RoomClasses, Shard, ShardId, StreamRules, Supply, Times,
+};
 use crate::metrics::{register_hub, register_process, register_readiness, register_runtimes};
 use crate::notify::{notify, reloading};
 use crate::reload::{Live, Reload};
@@ -187,6 +189,7 @@ pub async fn run(
                 auth.apply(config.policy());
                 http.publish.set(publish_rules(config));
                 http.limits.set(stream_limits(config, files));
+                node.set_rules(stream_rules(config));
             });
             notify("READY=1");
         }
@@ -465,6 +468,14 @@ fn publish_rules(config: &Config) -> PublishRules {
     }
 }
 
+fn stream_rules(config: &Config) -> StreamRules {
+    StreamRules {
+        per_user: config.limits.streams_per_user,
+        per_room: config.limits.streams_per_room,
+        leeway: config.tokens.leeway,
+    }
+}
+
 /// Without a setting, as many connections as so many open files are enough for.
 fn stream_limits(config: &Config, files: Option<u64>) -> StreamLimits {
     StreamLimits {
@@ -484,6 +495,7 @@ fn register(
     let shards = config.shard_count();
     let classes = RoomClasses::new(config.metrics.classes());
     let node = Node::new(shards, Times::register(registry)?, &classes);
+    node.set_rules(stream_rules(config));
     register_process(registry, shards, lifecycle.clone())?;
     register_hub(registry, node.clone())?;
     Ok((node, Arc::new(HttpMetrics::register(registry)?)))

@@ -11,14 +11,16 @@ use tokio::sync::mpsc;
 use crate::trace::FanOut;
 
 mod access;
-mod addresses;
 mod catchup;
 mod classes;
+mod disconnects;
 mod heartbeat;
 mod leaving;
 mod log;
 mod node;
 mod opening;
+mod owners;
+mod places;
 mod resume;
 mod room;
 mod shard;
@@ -30,9 +32,10 @@ mod tests;
 mod times;
 mod transport;
 
-pub use addresses::{Addresses, Place};
 pub use classes::{ClassCounters, RoomClasses};
-pub use node::{HubCounters, Node};
+pub use disconnects::{Disconnect, Disconnects, MAX_USER_BYTES, Whom, WhomError};
+pub use node::{HubCounters, Node, StreamRules};
+pub use places::{Addresses, Household, Place, Places, Users};
 pub use shard::{Shard, ShardHandle};
 pub use times::Times;
 pub use transport::{Call, READS_AT_ONCE, Transport, Wire};
@@ -295,7 +298,7 @@ pub struct Subscription {
     /// The span of the request, where it is recorded: ends when the stream is among the live ones of its room.
     pub trace: Option<Context>,
     /// Its place among the streams of its client's address, where those are counted.
-    pub place: Option<Place>,
+    pub place: Option<Place<Household>>,
     /// The client behind the proxy at the other end, for the log.
     pub client: Option<std::net::IpAddr>,
     /// Whose it is, and until when.
@@ -307,7 +310,8 @@ pub struct Subscription {
 pub struct Terms {
     /// The user it belongs to, where one is known.
     pub user: Option<Arc<str>>,
-    /// When permission was given, in seconds since 1970, where that is known.
+    /// When permission was given, in seconds since 1970. `None` where nobody in particular was given it: whoever may
+    /// come at any time.
     pub issued: Option<u64>,
     /// When it has to end, in seconds since 1970.
     pub ends: Option<u64>,
@@ -339,7 +343,7 @@ pub enum Control<'a> {
     },
     /// Last block before an unclean end.
     Close {
-        /// One word: `drain`, `age`, `limit`.
+        /// One word: `drain`, `age`, `expired`, `disconnected`, `limit`.
         reason: &'static str,
     },
     /// A heartbeat for those who asked to see it.

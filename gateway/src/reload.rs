@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, ConfigError, Loaded};
+use crate::config::{Config, ConfigError, Limits, Loaded};
 use crate::telemetry::LogFilter;
 
 /// A setting that can change. Cloning shares it.
@@ -56,7 +56,7 @@ impl fmt::Debug for Reload {
 }
 
 /// The keys that can change while a node runs.
-const LIVE: [&str; 8] = [
+const LIVE: [&str; 10] = [
     "log.level",
     "publish.keys",
     "access.subscribe",
@@ -65,6 +65,8 @@ const LIVE: [&str; 8] = [
     "publish.wait_timeout",
     "limits.streams",
     "limits.streams_per_address",
+    "limits.streams_per_user",
+    "limits.streams_per_room",
 ];
 
 impl Reload {
@@ -111,8 +113,10 @@ impl Reload {
         self.now.access.clone_from(&config.access);
         self.now.publish.wait_replicas = config.publish.wait_replicas;
         self.now.publish.wait_timeout = config.publish.wait_timeout;
-        self.now.limits.streams = config.limits.streams;
-        self.now.limits.streams_per_address = config.limits.streams_per_address;
+        self.now.limits = Limits {
+            rooms: self.now.limits.rooms,
+            ..config.limits.clone()
+        };
     }
 }
 

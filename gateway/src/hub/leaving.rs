@@ -1,5 +1,5 @@
-//! Streams that the node ends in order: all of them when it stops, old ones where an age is set, and those that
-//! are not let in. Each is told so, with a `retry:` that brings its client back.
+//! Streams that the node ends in order: all of them when it stops, old ones where an age is set, those whose permission
+//! has ended (`owners.rs`) or was taken back (`disconnects.rs`), and those that are not let in. Each is told so, with a `retry:` that brings its client back.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,14 +9,14 @@ use super::log::RoomLog;
 use super::node::Counters;
 use super::state::{Closed, State, ticks};
 use super::subscriber::{Handle, Subscriber, Work};
-use super::{Control, Encoder, HubConfig, Limit};
+use super::{Control, Encoder, HubConfig, Limit, Terms};
 
 /// The part of a stream's age that is drawn by lot, so that streams that came together do not go together: one
 /// in so many.
 const AGE_JITTER: u32 = 4;
 
 /// Ages of streams that have gone are not worth a look below this number.
-const FEW: usize = 1024;
+pub(super) const FEW: usize = 1024;
 
 /// Who leaves when.
 #[derive(Debug, Default)]
@@ -46,12 +46,18 @@ impl Leaving {
 
 impl State {
     /// Why a newcomer to a room is not let in.
-    pub(super) fn refusal(&self, room: &protocol::RoomName) -> Option<Closed> {
-        let rooms = self.config.max_rooms;
+    pub(super) fn refusal(&self, room: &protocol::RoomName, terms: &Terms) -> Option<Closed> {
+        let (rooms, most) = (self.config.max_rooms, self.rules.get().per_room);
+        let known = self.by_name.get(room).map(|&key| &self.rooms[key]);
         if self.leaving.drain.is_some() {
             Some(Closed::Drain)
-        } else if rooms > 0 && self.rooms.len() >= rooms && !self.by_name.contains_key(room) {
+        } else if self.disconnects.refuse(room, terms) {
+            // Its permission was taken back while it was on its way here.
+            Some(Closed::Disconnected)
+        } else if rooms > 0 && self.rooms.len() >= rooms && known.is_none() {
             Some(Closed::Limit(Limit::Rooms))
+        } else if most > 0 && known.is_some_and(|room| room.members.len() >= most) {
+            Some(Closed::Limit(Limit::Room))
         } else {
             None
         }
@@ -127,7 +133,7 @@ impl State {
     }
 
     /// Tells a stream why it ends, and ends it.
-    fn dismiss(&mut self, handle: Handle, why: Closed) {
+    pub(super) fn dismiss(&mut self, handle: Handle, why: Closed) {
         let key = handle.0 as usize;
         if !self.is_current(handle) {
             return;

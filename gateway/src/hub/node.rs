@@ -4,20 +4,45 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use protocol::RoomName;
 use tokio::sync::{mpsc, oneshot};
 
 use super::classes::Classes;
 use super::state::Closed;
 use super::subscriber::Source;
-use super::{Addresses, ClassCounters, Limit, ResetReason, RoomClasses, ShardId, Times};
+use super::{
+    Addresses, ClassCounters, Disconnect, Disconnects, Limit, ResetReason, RoomClasses, ShardId,
+    Times, Users,
+};
 
 /// A request to a shard from elsewhere.
 #[derive(Debug)]
 pub(super) enum Command {
     Subscribers(RoomName, oneshot::Sender<usize>),
     Drain(Duration),
+    Disconnect(Arc<[Disconnect]>),
+}
+
+/// What streams have to keep to that change while the node runs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StreamRules {
+    /// Streams of one user on the node; 0 for no limit.
+    pub per_user: usize,
+    /// Streams of one room in a shard; 0 for no limit.
+    pub per_room: usize,
+    /// A stream whose permission ends is closed up to this much later.
+    pub leeway: Duration,
+}
+
+/// Those of now. Cloning shares them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rules(Arc<RwLock<StreamRules>>);
+
+impl Rules {
+    pub(super) fn get(&self) -> StreamRules {
+        *self.0.read()
+    }
 }
 
 /// All shards of this process. Cloning shares them.
@@ -26,6 +51,9 @@ pub struct Node {
     sides: Arc<Vec<Side>>,
     times: Times,
     addresses: Addresses,
+    users: Users,
+    disconnects: Disconnects,
+    rules: Rules,
     class_names: Arc<[String]>,
 }
 
@@ -66,6 +94,10 @@ counters! {
     closed_drain,
     /// Streams closed because of their age.
     closed_age,
+    /// Streams closed because their permission ended.
+    closed_expired,
+    /// Streams closed because their user or room was disconnected.
+    closed_disconnected,
     /// Streams that were not let in.
     closed_limit,
     /// Of those, because of the streams of the node...
@@ -134,6 +166,9 @@ pub(super) struct Reports {
     pub(super) counters: Arc<Counters>,
     pub(super) classes: Classes,
     pub(super) times: Times,
+    pub(super) users: Users,
+    pub(super) disconnects: Disconnects,
+    pub(super) rules: Rules,
 }
 
 impl Counters {
@@ -147,6 +182,8 @@ impl Counters {
             Closed::Lag => &self.closed_lag,
             Closed::Drain => &self.closed_drain,
             Closed::Age => &self.closed_age,
+            Closed::Expired => &self.closed_expired,
+            Closed::Disconnected => &self.closed_disconnected,
             Closed::Limit(_) => &self.closed_limit,
         }
     }
@@ -207,6 +244,9 @@ impl Node {
             sides: Arc::new((0..shards).map(side).collect()),
             times,
             addresses: Addresses::default(),
+            users: Users::default(),
+            disconnects: Disconnects::default(),
+            rules: Rules::default(),
             class_names: classes.names().clone(),
         }
     }
@@ -233,6 +273,26 @@ impl Node {
     #[must_use]
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// Other rules from now on, for streams that come.
+    pub fn set_rules(&self, rules: StreamRules) {
+        *self.rules.0.write() = rules;
+    }
+
+    /// Who was disconnected.
+    #[must_use]
+    pub fn disconnects(&self) -> &Disconnects {
+        &self.disconnects
+    }
+
+    /// Closes the streams of these users and rooms, as far as their permission is from before, within a second. They have
+    /// to be in [`Node::disconnects`] already.
+    pub fn disconnect(&self, orders: &Arc<[Disconnect]>) {
+        for side in self.sides.iter() {
+            // A shard that has ended has no streams.
+            let _ = side.commands.send(Command::Disconnect(orders.clone()));
+        }
     }
 
     /// Subscribers of a room on this node.
@@ -286,6 +346,9 @@ impl Node {
             counters: side.counters.clone(),
             classes: side.classes.clone(),
             times: self.times.clone(),
+            users: self.users.clone(),
+            disconnects: self.disconnects.clone(),
+            rules: self.rules.clone(),
         };
         Some((receiver, reports))
     }

@@ -33,18 +33,24 @@ impl State {
         let mut subscriber = Subscriber::new(line, handle, subscription.framing, subscription.head);
         subscriber.heartbeat_events = subscription.heartbeat_events;
         Counters::bump(&self.counters.streams_opened, 1);
+        let (room, terms) = (&subscription.room, &subscription.terms);
         let refused = subscription.refused.map(Closed::Limit);
-        if let Some(why) = refused.or_else(|| self.refusal(&subscription.room)) {
-            // Before its client hears of it, and perhaps comes back at once.
-            drop(subscription.place);
-            self.note_refused(&subscriber, &subscription.room, subscription.client, why);
-            self.refuse(subscriber, why);
-            return;
-        }
+        let refused = refused.or_else(|| self.refusal(room, terms));
+        let owner = match refused.map_or_else(|| self.own(terms), Err) {
+            Ok(owner) => owner,
+            Err(why) => {
+                // Before its client hears of it, and perhaps comes back at once.
+                drop(subscription.place);
+                self.note_refused(&subscriber, &subscription.room, subscription.client, why);
+                self.refuse(subscriber, why);
+                return;
+            }
+        };
         if let Some(place) = subscription.place {
             self.places.insert(handle.0, place);
         }
         self.note_age(handle);
+        self.note_terms(handle, owner, subscription.terms.ends);
         let room_key = self.enter_room(&subscription.room);
         let room = &mut self.rooms[room_key];
         subscriber.room = room_key as u32;
@@ -193,5 +199,6 @@ impl State {
             room.reader.forget(is_here);
         }
         self.leaving.forget(subscribers.len(), is_here);
+        self.ends.forget(subscribers.len(), is_here);
     }
 }

@@ -160,6 +160,7 @@ impl Shard {
                         let _ = answer.send(state.borrow().room_subscribers(&room));
                     }
                     Command::Drain(spread) => state.borrow_mut().begin_drain(spread),
+                    Command::Disconnect(orders) => state.borrow_mut().disconnect(&orders),
                 },
                 () = idle => {}
             }

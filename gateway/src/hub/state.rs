@@ -13,14 +13,19 @@ use slab::Slab;
 
 use super::catchup::Page;
 use super::classes::Classes;
+use super::disconnects::{Disconnects, Dismissed};
 use super::heartbeat::Heartbeats;
 use super::leaving::Leaving;
-use super::node::{Counters, Reports};
+use super::node::{Counters, Reports, Rules};
+use super::owners::{Ends, Owners};
 use super::room::Room;
 use super::subscriber::{Flush, Handle, Subscriber, Work};
 use super::times::Sizes;
 use super::transport::Calls;
-use super::{Encoder, HistoryQuery, HubConfig, Limit, Place, ShardId, Supply, Times, Upstream};
+use super::{
+    Encoder, HistoryQuery, Household, HubConfig, Limit, Place, ShardId, Supply, Times, Upstream,
+    Users,
+};
 use crate::trace::FanOut;
 
 /// Timers per shard: everything that takes time is counted in ticks.
@@ -66,6 +71,8 @@ pub(super) enum Closed {
     Lag,
     Drain,
     Age,
+    Expired,
+    Disconnected,
     Limit(Limit),
 }
 
@@ -77,6 +84,8 @@ impl Closed {
             Self::Lag => "lag",
             Self::Drain => "drain",
             Self::Age => "age",
+            Self::Expired => "expired",
+            Self::Disconnected => "disconnected",
             Self::Limit(_) => "limit",
         }
     }
@@ -137,7 +146,14 @@ pub(super) struct State {
     /// Traced events that are being written.
     pub(super) fan_outs: Vec<Writing>,
     /// Of the streams that are counted by address. Empty where none are.
-    pub(super) places: HashMap<u32, Place>,
+    pub(super) places: HashMap<u32, Place<Household>>,
+    /// Of the streams that belong to a user.
+    pub(super) owners: Owners,
+    pub(super) users: Users,
+    pub(super) ends: Ends,
+    pub(super) disconnects: Disconnects,
+    pub(super) dismissed: Dismissed,
+    pub(super) rules: Rules,
     /// Who resumed lately at a position that the stream proved.
     pub(super) witnesses: VecDeque<Witness>,
 }
@@ -155,6 +171,9 @@ impl State {
             counters,
             classes,
             times,
+            users,
+            disconnects,
+            rules,
         } = reports;
         Self {
             beats: Heartbeats::new(&*encoder),
@@ -193,6 +212,12 @@ impl State {
             leaving: Leaving::default(),
             fan_outs: Vec::new(),
             places: HashMap::new(),
+            owners: Owners::default(),
+            users,
+            ends: Ends::default(),
+            disconnects,
+            dismissed: Dismissed::default(),
+            rules,
             witnesses: VecDeque::new(),
         }
     }
@@ -307,6 +332,7 @@ impl State {
         if !self.places.is_empty() {
             self.places.remove(&(key as u32));
         }
+        self.owners.remove(key);
         Counters::bump(self.counters.closed(why), 1);
         self.count_open();
         self.note_closed(&subscriber, why);
@@ -350,6 +376,8 @@ impl State {
             self.forget_gone();
         }
         self.retire();
+        self.expire();
+        self.dismiss_some();
         self.drain_some();
         self.forget_witnesses();
         self.keep_to_memory();

@@ -24,6 +24,8 @@ use through::{Calling, Holding};
 
 mod through;
 
+mod permission;
+
 struct Nowhere;
 
 impl Upstream for Nowhere {

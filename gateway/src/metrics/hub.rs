@@ -6,8 +6,8 @@ use super::labelled::{Family, Labelled};
 use super::{Part, Readings, part, part_of};
 use crate::hub::{ClassCounters, HubCounters, Node};
 
-const CLOSED: &str = "Event streams that ended, by why: the client went (client), it did not read (lag), the node stops (drain), its age (age), or it was not let in (limit).";
-const REFUSED: &str = "Event streams that were not let in, by the limit: the node's streams (streams), a shard's rooms (rooms), or the streams of the client's address (address).";
+const CLOSED: &str = "Event streams that ended, by why: the client went (client), it did not read (lag), the node stops (drain), its age (age), its permission ended (expired), its user or room was disconnected (disconnected), or it was not let in (limit).";
+const REFUSED: &str = "Event streams that were not let in, by the limit: the node's streams (streams), a shard's rooms (rooms), the streams of the client's address (address), of the user (user) or of the room in a shard (room), those that an address opens in a second (rate), or nobody could be asked for permission (permission).";
 const RESETS: &str =
     "stream.reset events sent, one for each stream, by why continuity could not be proved.";
 const RESUMES: &str = "Streams that resumed a position, by what answered: the recent events of this node (log), a read of the stream (broker), or that it cannot be proved (reset).";
@@ -28,6 +28,15 @@ const COUNTERS: &[Part<HubCounters>] = &[
     part_of("streams_closed_total", ("reason", "age"), CLOSED, |c| {
         c.closed_age
     }),
+    part_of("streams_closed_total", ("reason", "expired"), CLOSED, |c| {
+        c.closed_expired
+    }),
+    part_of(
+        "streams_closed_total",
+        ("reason", "disconnected"),
+        CLOSED,
+        |c| c.closed_disconnected,
+    ),
     part_of("streams_closed_total", ("reason", "limit"), CLOSED, |c| {
         c.closed_limit
     }),

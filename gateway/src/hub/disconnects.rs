@@ -1,0 +1,305 @@
+//! Users and rooms that were disconnected: their streams are closed, and a permission from before counts no more.
+//!
+//! Invariant: a disconnect is in the table before any shard is told to close streams, and a shard looks at the table when it
+//! takes a stream. So a stream is either there to be closed, or not let in.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use protocol::RoomName;
+
+use super::Terms;
+use super::state::{Closed, State};
+use super::subscriber::Handle;
+
+/// The most bytes of a user's name: what is longer can be given no permission, and not be disconnected.
+pub const MAX_USER_BYTES: usize = 256;
+/// Users and rooms that are remembered; past it, the half that was disconnected longest ago is forgotten.
+const MAX_REMEMBERED: usize = 200_000;
+/// Until `remember` says otherwise: the default of `tokens.max_age`.
+const REMEMBERED_MS: u64 = 30 * 86_400_000;
+/// Streams that leave in the tick in which they are told, whatever their number.
+const AT_ONCE: usize = 256;
+/// The others leave within so many ticks.
+const TICKS: usize = 10;
+
+/// Whose streams.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Whom {
+    /// Those of a user, in all rooms.
+    User(Arc<str>),
+    /// All of a room.
+    Room(RoomName),
+}
+
+/// Why a text does not say whom to disconnect.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WhomError {
+    /// The user's name is empty or too long.
+    #[error("a user is 1 to {MAX_USER_BYTES} bytes")]
+    User,
+    /// It is no room.
+    #[error("{0}")]
+    Room(#[from] protocol::RoomNameError),
+    /// Neither a user nor a room.
+    #[error("`{0}` is neither user nor room")]
+    Kind(String),
+}
+
+impl Whom {
+    /// Reads a field of an entry or of a request: `user` or `room`, and a name.
+    ///
+    /// # Errors
+    /// The name cannot be one.
+    pub fn read(kind: &str, name: &str) -> Result<Self, WhomError> {
+        match kind {
+            "user" if (1..=MAX_USER_BYTES).contains(&name.len()) => Ok(Self::User(name.into())),
+            "user" => Err(WhomError::User),
+            "room" => Ok(Self::Room(RoomName::parse(name)?)),
+            _ => Err(WhomError::Kind(kind.chars().take(32).collect())),
+        }
+    }
+
+    /// The field that names it, and the name.
+    #[must_use]
+    pub fn field(&self) -> (&'static str, &str) {
+        match self {
+            Self::User(user) => ("user", user),
+            Self::Room(room) => ("room", room.as_str()),
+        }
+    }
+}
+
+/// An order to disconnect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disconnect {
+    /// Whose streams.
+    pub whom: Whom,
+    /// When it was given, in milliseconds since 1970: Redis's clock.
+    pub at_ms: u64,
+}
+
+impl Disconnect {
+    /// Whether a permission from then no longer counts. It is known by its second only, so one from the second of the
+    /// disconnect is taken for one from before.
+    fn covers(at_ms: u64, issued: u64) -> bool {
+        issued <= at_ms / 1000
+    }
+}
+
+/// Who was disconnected when, for as long as a permission from before may be shown. Cloning shares it.
+#[derive(Debug, Clone, Default)]
+pub struct Disconnects(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    table: RwLock<HashMap<Whom, u64>>,
+    /// Nothing is in the table: the usual case, which costs no lock.
+    empty: AtomicBool,
+    remember_ms: AtomicU64,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            table: RwLock::default(),
+            empty: AtomicBool::new(true),
+            remember_ms: AtomicU64::new(REMEMBERED_MS),
+        }
+    }
+}
+
+impl Disconnects {
+    /// How long one is remembered: the age at which a token no longer counts by itself.
+    pub fn remember(&self, time: Duration) {
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.0.remember_ms.store(time, Ordering::Relaxed);
+    }
+
+    /// Takes note, and gives those that were not known, for the shards. `now_ms` is milliseconds since 1970.
+    #[must_use]
+    pub fn note(&self, orders: Vec<Disconnect>, now_ms: u64) -> Vec<Disconnect> {
+        let first = now_ms.saturating_sub(self.0.remember_ms.load(Ordering::Relaxed));
+        let mut table = self.0.table.write();
+        let mut news = Vec::new();
+        for order in orders {
+            let known = table.get(&order.whom).copied();
+            if order.at_ms >= first && known.is_none_or(|at| at < order.at_ms) {
+                table.insert(order.whom.clone(), order.at_ms);
+                news.push(order);
+            }
+        }
+        if table.len() > MAX_REMEMBERED {
+            let mut times: Vec<u64> = table.values().copied().collect();
+            let (_, &mut median, _) = times.select_nth_unstable(table.len() / 2);
+            table.retain(|_, at| *at > median);
+        }
+        self.0.empty.store(table.is_empty(), Ordering::Release);
+        news
+    }
+
+    /// Forgets those of whom no permission from before can be shown any more.
+    pub fn forget_old(&self, now_ms: u64) {
+        let first = now_ms.saturating_sub(self.0.remember_ms.load(Ordering::Relaxed));
+        let mut table = self.0.table.write();
+        table.retain(|_, at| *at >= first);
+        table.shrink_to_fit();
+        self.0.empty.store(table.is_empty(), Ordering::Release);
+    }
+
+    /// Whether permission on these terms was given before its user, or the room, was disconnected.
+    #[must_use]
+    pub fn refuse(&self, room: &RoomName, terms: &Terms) -> bool {
+        let Some(issued) = terms.issued else {
+            return false;
+        };
+        if self.0.empty.load(Ordering::Acquire) {
+            return false;
+        }
+        let table = self.0.table.read();
+        let covered = |whom: &Whom| {
+            let at = table.get(whom);
+            at.is_some_and(|&at| Disconnect::covers(at, issued))
+        };
+        let user = terms.user.clone().map(Whom::User);
+        user.is_some_and(|user| covered(&user)) || covered(&Whom::Room(room.clone()))
+    }
+}
+
+/// Streams that were told to leave and have not had their turn. They leave a part at a time, so that a large room does not
+/// hold up the others.
+#[derive(Debug, Default)]
+pub(super) struct Dismissed {
+    queue: VecDeque<Handle>,
+    /// Of them, how many in each tick.
+    part: usize,
+}
+
+impl State {
+    /// Ends the streams of these users and rooms, unless their permission is a later one.
+    pub(super) fn disconnect(&mut self, orders: &[Disconnect]) {
+        let mut users: HashMap<&str, u64> = HashMap::new();
+        let mut keys: HashSet<u32> = HashSet::new();
+        for order in orders {
+            match &order.whom {
+                Whom::User(user) => {
+                    let at = users.entry(user).or_default();
+                    *at = order.at_ms.max(*at);
+                }
+                Whom::Room(room) => {
+                    let members = self.by_name.get(room).map(|&key| &self.rooms[key].members);
+                    let members = members.into_iter().flatten();
+                    keys.extend(members.filter(|&&key| {
+                        let owner = self.owners.get(key as usize);
+                        owner.is_none_or(|owner| {
+                            Disconnect::covers(order.at_ms, owner.issued.into())
+                        })
+                    }));
+                }
+            }
+        }
+        if !users.is_empty() {
+            let owned = self.owners.iter().filter(|(_, owner)| {
+                let at = users.get(&**owner.user());
+                at.is_some_and(|&at| Disconnect::covers(at, owner.issued.into()))
+            });
+            keys.extend(owned.map(|(key, _)| key as u32));
+        }
+        let handles = keys
+            .into_iter()
+            .filter_map(|key| Some((key, self.subscribers.get(key as usize)?.serial)));
+        self.dismissed.queue.extend(handles);
+        self.dismissed.part = self.dismissed.queue.len().div_ceil(TICKS).max(AT_ONCE);
+        self.dismiss_some();
+    }
+
+    /// One tick: those whose turn it is.
+    pub(super) fn dismiss_some(&mut self) {
+        for _ in 0..self.dismissed.part {
+            let Some(handle) = self.dismissed.queue.pop_front() else {
+                return;
+            };
+            self.dismiss(handle, Closed::Disconnected);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(kind: &str, name: &str, at_ms: u64) -> Disconnect {
+        let whom = Whom::read(kind, name).unwrap();
+        Disconnect { whom, at_ms }
+    }
+
+    fn terms(user: Option<&str>, issued: Option<u64>) -> Terms {
+        Terms {
+            user: user.map(Into::into),
+            issued,
+            ends: None,
+        }
+    }
+
+    #[test]
+    fn what_is_from_before_counts_no_more_and_what_is_later_does() {
+        let (table, demo) = (Disconnects::default(), RoomName::parse("demo").unwrap());
+        let now = 1_000_000_000;
+        let first = vec![
+            order("user", "ann", 1_000_500),
+            order("room", "demo", 2_000_000),
+        ];
+        assert_eq!(table.note(first.clone(), now), first);
+        // Read again, or told by a server that is behind.
+        assert_eq!(table.note(first, now), []);
+        assert_eq!(table.note(vec![order("user", "ann", 900_000)], now), []);
+        let other = RoomName::parse("other").unwrap();
+        for (room, user, issued, refused) in [
+            (&other, Some("ann"), Some(999), true),
+            (&other, Some("ann"), Some(1000), true),
+            (&other, Some("ann"), Some(1001), false),
+            (&other, Some("ann"), Some(0), true),
+            (&other, Some("bob"), Some(0), false),
+            (&other, None, Some(0), false),
+            (&demo, Some("bob"), Some(2000), true),
+            (&demo, None, Some(2000), true),
+            (&demo, None, Some(2001), false),
+            // Nobody in particular, in a room that anyone may be in.
+            (&demo, None, None, false),
+        ] {
+            let terms = terms(user, issued);
+            assert_eq!(table.refuse(room, &terms), refused, "{room} {terms:?}");
+        }
+        table.remember(Duration::from_secs(10));
+        table.forget_old(1_000_500 + 10_001);
+        assert!(!table.refuse(&other, &terms(Some("ann"), Some(0))));
+        assert!(table.refuse(&demo, &terms(None, Some(0))));
+        assert_eq!(table.note(vec![order("user", "bob", 1)], now), []);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_latest_stay() {
+        let table = Disconnects::default();
+        let orders = (0..=MAX_REMEMBERED).map(|at| order("user", &at.to_string(), at as u64));
+        assert_eq!(table.note(orders.collect(), 0).len(), MAX_REMEMBERED + 1);
+        assert!(table.0.table.read().len() <= MAX_REMEMBERED / 2);
+        let last = Whom::User(MAX_REMEMBERED.to_string().into());
+        assert!(table.0.table.read().contains_key(&last));
+    }
+
+    #[test]
+    fn whom_is_a_user_or_a_room() {
+        for (kind, name) in [
+            ("user", ""),
+            ("user", &"x".repeat(MAX_USER_BYTES + 1)[..]),
+            ("room", "a b"),
+            ("node", "n1"),
+        ] {
+            assert!(Whom::read(kind, name).is_err(), "{kind} {name}");
+        }
+        assert_eq!(Whom::read("user", "ä b").unwrap().field(), ("user", "ä b"));
+    }
+}

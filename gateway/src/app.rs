@@ -6,6 +6,7 @@ use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use prometheus::Registry;
@@ -95,7 +96,8 @@ pub async fn run(
     let (fault, mut faults) = mpsc::channel(1);
     let (mut shards, mut runtimes) = (Vec::with_capacity(count), Vec::with_capacity(count));
     let http = Arc::new(http_config(&config, files));
-    let auth = Arc::new(Auth::new(config.policy()));
+    let auth = Arc::new(Auth::new(config.policy()).heeding(node.disconnects().clone()));
+    follow_disconnects(&*broker, &node, config.tokens.max_age);
     for (id, inlet) in outlets.into_iter().enumerate() {
         let parts = Parts {
             id,
@@ -377,6 +379,18 @@ impl Parts {
     }
 }
 
+/// Streams are closed, and tokens refused, by what the broker tells of; `remember` is how old a token may be.
+fn follow_disconnects(broker: &dyn Broker, node: &Node, remember: Duration) {
+    node.disconnects().remember(remember);
+    let node = node.clone();
+    broker.follow(Arc::new(move |orders| {
+        let news = node.disconnect(orders);
+        if news > 0 {
+            info!(orders = news, "Streams of users or rooms are disconnected.");
+        }
+    }));
+}
+
 fn broker(
     config: &Config,
     inlets: Inlets,
@@ -406,6 +420,7 @@ fn broker(
         retention: retention.rules(),
         max_bytes: publish.max_bytes,
         idempotency_window: publish.idempotency_window,
+        remember: config.tokens.max_age,
     };
     let metrics = RedisMetrics::register(registry).context("metrics cannot be registered")?;
     let redis = RedisBroker::start(redis, inlets, metrics, traces.clone());

@@ -9,9 +9,10 @@ use std::time::SystemTime;
 use http::HeaderMap;
 use protocol::RoomName;
 
-use crate::hub::Terms;
+use crate::hub::{Disconnects, Terms};
 use crate::reload::Live;
 
+mod disconnects;
 mod keys;
 mod rules;
 
@@ -140,6 +141,7 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Auth {
     policy: Live<Policy>,
+    disconnects: Disconnects,
 }
 
 /// What can change while the node runs.
@@ -161,6 +163,16 @@ impl Auth {
     pub fn new(policy: Policy) -> Self {
         Self {
             policy: Live::new(policy),
+            disconnects: Disconnects::default(),
+        }
+    }
+
+    /// Refuses what was issued before these.
+    #[must_use]
+    pub fn heeding(self, disconnects: Disconnects) -> Self {
+        Self {
+            disconnects,
+            ..self
         }
     }
 
@@ -171,6 +183,11 @@ impl Auth {
 
     /// Decides on a request.
     pub async fn decide(&self, asked: &Asked<'_>) -> Verdict {
+        let verdict = self.judge(asked).await;
+        disconnects::heed(&self.disconnects, asked.room, verdict)
+    }
+
+    async fn judge(&self, asked: &Asked<'_>) -> Verdict {
         let policy = self.policy.get();
         let publishing = asked.action == Action::Publish;
         // A key is looked at first, so that its holder may do more than a visitor.

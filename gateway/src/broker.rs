@@ -1,12 +1,13 @@
 //! Brokers: where events come from and go to. One trait, a file (or folder) each.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use protocol::{EventId, RoomName, TraceParent};
 
-use crate::hub::Upstream;
+use crate::hub::{Disconnect, Upstream, Whom};
 
 pub mod memory;
 pub mod redis;
@@ -104,6 +105,9 @@ pub struct BrokerStatus {
     pub servers: Vec<String>,
 }
 
+/// Is told of disconnects. Must not block.
+pub type Follower = Arc<dyn Fn(Vec<Disconnect>) + Send + Sync>;
+
 /// A broker: everything the gateway needs behind one trait. Subscribing and history come with
 /// [`Upstream`].
 pub trait Broker: Upstream {
@@ -113,6 +117,10 @@ pub trait Broker: Upstream {
         room: RoomName,
         event: NewEvent,
     ) -> BoxFuture<'static, Result<Published, BrokerError>>;
+    /// Has every node close the streams of a user or a room; gives the id of the order.
+    fn disconnect(&self, whom: Whom) -> BoxFuture<'static, Result<EventId, BrokerError>>;
+    /// Tells `follower` of every disconnect from now on, and of those before that may still matter; some more than once.
+    fn follow(&self, follower: Follower);
     /// What is known of a room.
     fn room_info(&self, room: RoomName) -> BoxFuture<'static, Result<RoomInfo, BrokerError>>;
     /// For readiness; cheap, from memory.

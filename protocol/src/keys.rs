@@ -85,6 +85,12 @@ impl Keys {
         self.room_from_channel(&rest[end + 3..])
     }
 
+    /// The stream of users and rooms that are disconnected.
+    #[must_use]
+    pub fn disconnects(&self) -> String {
+        format!("{}disconnects", self.prefix)
+    }
+
     /// The channel on which a node hears itself.
     #[must_use]
     pub fn probe(&self, node: &str) -> String {

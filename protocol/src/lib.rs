@@ -3,6 +3,7 @@
 //! bytes in both directions. Knows neither tokio nor a Redis client, but for `servers`, which the programs that connect to
 //! Redis turn on.
 
+pub mod disconnects;
 pub mod envelope;
 pub mod event;
 pub mod event_id;

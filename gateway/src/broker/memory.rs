@@ -4,21 +4,25 @@
 //! ids is the order of delivery. Where an inlet has no place, the work waits for the task, and everything after
 //! it waits behind it; reads never do, so a full inlet slows publishers and nobody else.
 
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use protocol::{Event, RoomName};
+use protocol::{Event, EventId, RoomName};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 
 use super::{
-    Broker, BrokerError, BrokerStatus, NewEvent, Published, Retention, RetentionRules, RoomInfo,
+    Broker, BrokerError, BrokerStatus, Follower, NewEvent, Published, Retention, RetentionRules,
+    RoomInfo,
 };
-use crate::hub::{History, HistoryError, HistoryQuery, Inlets, Item, ShardId, Supply, Upstream};
+use crate::hub::{
+    Disconnect, History, HistoryError, HistoryQuery, Inlets, Item, ShardId, Supply, Upstream, Whom,
+};
 use crate::trace::{FanOut, Traces};
 
 mod rooms;
@@ -65,6 +69,20 @@ pub struct MemoryBroker {
     shared: Arc<Shared>,
     interest: mpsc::UnboundedSender<(Interest, Waits)>,
     publishes: mpsc::Sender<Publish>,
+    disconnects: Mutex<Disconnects>,
+}
+
+/// Who hears of disconnects, and the last one's id.
+#[derive(Default)]
+struct Disconnects {
+    followers: Vec<Follower>,
+    last: EventId,
+}
+
+impl fmt::Debug for Disconnects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Disconnects({})", self.last)
+    }
 }
 
 #[derive(Debug)]
@@ -129,6 +147,7 @@ impl MemoryBroker {
             shared,
             interest,
             publishes,
+            disconnects: Mutex::default(),
         })
     }
 }
@@ -351,6 +370,24 @@ impl Broker for MemoryBroker {
             published.await.map_err(|_| gone())
         }
         .boxed()
+    }
+
+    fn disconnect(&self, whom: Whom) -> BoxFuture<'static, Result<EventId, BrokerError>> {
+        let mut disconnects = self.disconnects.lock();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let at_ms = u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(0);
+        let last = disconnects.last;
+        let id = EventId::new(at_ms, 0).max(EventId::new(last.ms, last.seq + 1));
+        disconnects.last = id;
+        for follower in &disconnects.followers {
+            let whom = whom.clone();
+            follower(vec![Disconnect { whom, at_ms: id.ms }]);
+        }
+        std::future::ready(Ok(id)).boxed()
+    }
+
+    fn follow(&self, follower: Follower) {
+        self.disconnects.lock().followers.push(follower);
     }
 
     fn room_info(&self, room: RoomName) -> BoxFuture<'static, Result<RoomInfo, BrokerError>> {

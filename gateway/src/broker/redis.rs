@@ -16,6 +16,7 @@ use protocol::keys::slot;
 use protocol::servers::Servers;
 use protocol::{EventError, EventId, Keys, RoomName};
 use redis::Value;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use self::commands::{Commands, To};
@@ -24,11 +25,14 @@ use self::reads::{Info, ReadError};
 use self::skips::Skips;
 use self::status::Status;
 use self::topology::Topology;
-use super::{Broker, BrokerError, BrokerStatus, NewEvent, Published, RetentionRules, RoomInfo};
-use crate::hub::{History, HistoryError, HistoryQuery, Inlets, ShardId, Upstream};
+use super::{
+    Broker, BrokerError, BrokerStatus, Follower, NewEvent, Published, RetentionRules, RoomInfo,
+};
+use crate::hub::{History, HistoryError, HistoryQuery, Inlets, ShardId, Upstream, Whom};
 use crate::trace::Traces;
 
 mod commands;
+mod disconnects;
 mod driver;
 mod flights;
 mod identity;
@@ -76,6 +80,8 @@ pub struct RedisConfig {
     pub max_bytes: usize,
     /// How long an idempotency key is remembered.
     pub idempotency_window: Duration,
+    /// How long a disconnect matters.
+    pub remember: Duration,
 }
 
 /// What the driver and the callers share.
@@ -129,6 +135,7 @@ pub struct RedisBroker {
     shared: Arc<Shared>,
     flights: Flights,
     requests: mpsc::UnboundedSender<Request>,
+    runtime: Handle,
 }
 
 /// What shards ask of the driver.
@@ -175,6 +182,7 @@ impl RedisBroker {
         });
         let (requests, inbox) = mpsc::unbounded_channel();
         let for_thread = shared.clone();
+        let handle = runtime.handle().clone();
         let run = async move {
             let (topology, patience) = (
                 for_thread.topology.clone(),
@@ -192,6 +200,7 @@ impl RedisBroker {
             shared,
             flights: Flights::default(),
             requests,
+            runtime: handle,
         }))
     }
 }
@@ -233,6 +242,16 @@ impl Broker for RedisBroker {
     ) -> BoxFuture<'static, Result<Published, BrokerError>> {
         let shared = self.shared.clone();
         Box::pin(async move { publish::publish(&shared, &room, &event).await })
+    }
+
+    fn disconnect(&self, whom: Whom) -> BoxFuture<'static, Result<EventId, BrokerError>> {
+        let shared = self.shared.clone();
+        Box::pin(async move { disconnects::disconnect(&shared, &whom).await })
+    }
+
+    fn follow(&self, follower: Follower) {
+        let following = disconnects::follow(self.shared.clone(), follower);
+        self.runtime.spawn(following);
     }
 
     fn room_info(&self, room: RoomName) -> BoxFuture<'static, Result<RoomInfo, BrokerError>> {

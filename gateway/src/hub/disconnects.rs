@@ -19,6 +19,8 @@ use super::subscriber::Handle;
 pub const MAX_USER_BYTES: usize = 256;
 /// Users and rooms that are remembered; past it, the half that was disconnected longest ago is forgotten.
 const MAX_REMEMBERED: usize = 200_000;
+/// Milliseconds between looks for those who are too old to matter.
+const LOOK_MS: u64 = 60_000;
 /// Until `remember` says otherwise: the default of `tokens.max_age`.
 const REMEMBERED_MS: u64 = 30 * 86_400_000;
 /// Streams that leave in the tick in which they are told, whatever their number.
@@ -96,10 +98,18 @@ pub struct Disconnects(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    table: RwLock<HashMap<Whom, u64>>,
+    table: RwLock<Table>,
     /// Nothing is in the table: the usual case, which costs no lock.
     empty: AtomicBool,
     remember_ms: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Milliseconds since 1970.
+    times: HashMap<Whom, u64>,
+    /// When what is too old was looked for.
+    looked: u64,
 }
 
 impl Default for Inner {
@@ -124,30 +134,28 @@ impl Disconnects {
     pub fn note(&self, orders: Vec<Disconnect>, now_ms: u64) -> Vec<Disconnect> {
         let first = now_ms.saturating_sub(self.0.remember_ms.load(Ordering::Relaxed));
         let mut table = self.0.table.write();
+        let Table { times, looked } = &mut *table;
         let mut news = Vec::new();
         for order in orders {
-            let known = table.get(&order.whom).copied();
+            let known = times.get(&order.whom).copied();
             if order.at_ms >= first && known.is_none_or(|at| at < order.at_ms) {
-                table.insert(order.whom.clone(), order.at_ms);
+                times.insert(order.whom.clone(), order.at_ms);
                 news.push(order);
             }
         }
-        if table.len() > MAX_REMEMBERED {
-            let mut times: Vec<u64> = table.values().copied().collect();
-            let (_, &mut median, _) = times.select_nth_unstable(table.len() / 2);
-            table.retain(|_, at| *at > median);
+        if now_ms.saturating_sub(*looked) > LOOK_MS {
+            *looked = now_ms;
+            times.retain(|_, at| *at >= first);
+            times.shrink_to_fit();
         }
-        self.0.empty.store(table.is_empty(), Ordering::Release);
+        if times.len() > MAX_REMEMBERED {
+            let mut all: Vec<u64> = times.values().copied().collect();
+            let half = all.len() / 2;
+            let (_, &mut median, _) = all.select_nth_unstable(half);
+            times.retain(|_, at| *at > median);
+        }
+        self.0.empty.store(times.is_empty(), Ordering::Release);
         news
-    }
-
-    /// Forgets those of whom no permission from before can be shown any more.
-    pub fn forget_old(&self, now_ms: u64) {
-        let first = now_ms.saturating_sub(self.0.remember_ms.load(Ordering::Relaxed));
-        let mut table = self.0.table.write();
-        table.retain(|_, at| *at >= first);
-        table.shrink_to_fit();
-        self.0.empty.store(table.is_empty(), Ordering::Release);
     }
 
     /// Whether permission on these terms was given before its user, or the room, was disconnected.
@@ -161,7 +169,7 @@ impl Disconnects {
         }
         let table = self.0.table.read();
         let covered = |whom: &Whom| {
-            let at = table.get(whom);
+            let at = table.times.get(whom);
             at.is_some_and(|&at| Disconnect::covers(at, issued))
         };
         let user = terms.user.clone().map(Whom::User);
@@ -247,7 +255,7 @@ mod tests {
     #[test]
     fn what_is_from_before_counts_no_more_and_what_is_later_does() {
         let (table, demo) = (Disconnects::default(), RoomName::parse("demo").unwrap());
-        let now = 1_000_000_000;
+        let now = 0;
         let first = vec![
             order("user", "ann", 1_000_500),
             order("room", "demo", 2_000_000),
@@ -274,10 +282,11 @@ mod tests {
             assert_eq!(table.refuse(room, &terms), refused, "{room} {terms:?}");
         }
         table.remember(Duration::from_secs(10));
-        table.forget_old(1_000_500 + 10_001);
+        let later = 1_000_500 + 10_001;
+        assert_eq!(table.note(Vec::new(), later), []);
         assert!(!table.refuse(&other, &terms(Some("ann"), Some(0))));
         assert!(table.refuse(&demo, &terms(None, Some(0))));
-        assert_eq!(table.note(vec![order("user", "bob", 1)], now), []);
+        assert_eq!(table.note(vec![order("user", "bob", 1)], later), []);
     }
 
     #[test]
@@ -285,9 +294,9 @@ mod tests {
         let table = Disconnects::default();
         let orders = (0..=MAX_REMEMBERED).map(|at| order("user", &at.to_string(), at as u64));
         assert_eq!(table.note(orders.collect(), 0).len(), MAX_REMEMBERED + 1);
-        assert!(table.0.table.read().len() <= MAX_REMEMBERED / 2);
+        assert!(table.0.table.read().times.len() <= MAX_REMEMBERED / 2);
         let last = Whom::User(MAX_REMEMBERED.to_string().into());
-        assert!(table.0.table.read().contains_key(&last));
+        assert!(table.0.table.read().times.contains_key(&last));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use protocol::RoomName;
 use tokio::sync::{mpsc, oneshot};
 
 use super::classes::Classes;
+use super::owners::unix_millis;
 use super::state::Closed;
 use super::subscriber::Source;
 use super::{
@@ -286,13 +287,17 @@ impl Node {
         &self.disconnects
     }
 
-    /// Closes the streams of these users and rooms, as far as their permission is from before, within a second. They have
-    /// to be in [`Node::disconnects`] already.
-    pub fn disconnect(&self, orders: &Arc<[Disconnect]>) {
-        for side in self.sides.iter() {
-            // A shard that has ended has no streams.
-            let _ = side.commands.send(Command::Disconnect(orders.clone()));
+    /// Closes the streams of these users and rooms, as far as their permission is from before, within a second. What is
+    /// known already has no effect. Gives the number of those that have.
+    pub fn disconnect(&self, orders: Vec<Disconnect>) -> usize {
+        let news: Arc<[Disconnect]> = self.disconnects.note(orders, unix_millis()).into();
+        if !news.is_empty() {
+            for side in self.sides.iter() {
+                // A shard that has ended has no streams.
+                let _ = side.commands.send(Command::Disconnect(news.clone()));
+            }
         }
+        news.len()
     }
 
     /// Subscribers of a room on this node.

@@ -131,7 +131,8 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn unix_millis() -> u64 {
+/// The time of now, in milliseconds since 1970.
+pub(super) fn unix_millis() -> u64 {
     millis(
         SystemTime::now()
             .duration_since(UNIX_EPOCH)

@@ -19,6 +19,8 @@ pub(super) enum Trouble {
     Library,
     /// Keyspace notifications.
     Notifications,
+    /// Orders to disconnect.
+    Disconnects,
 }
 
 impl Trouble {
@@ -29,6 +31,7 @@ impl Trouble {
             Self::Commands => "commands to Redis fail",
             Self::Library => "the publish function could not be loaded",
             Self::Notifications => "keyspace notifications are off, so rooms are polled",
+            Self::Disconnects => "disconnects cannot be read, so revoked tokens count",
         }
     }
 }

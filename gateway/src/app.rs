@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{debug, error, info, warn};
 
-use crate::auth::Auth;
+use crate::auth::{Auth, Forward, ForwardMetrics};
 use crate::broker::memory::{MemoryBroker, MemoryConfig};
 use crate::broker::redis::{RedisBroker, RedisConfig, RedisMetrics};
 use crate::broker::{Broker, Wait};
@@ -96,8 +96,13 @@ pub async fn run(
     let (fault, mut faults) = mpsc::channel(1);
     let (mut shards, mut runtimes) = (Vec::with_capacity(count), Vec::with_capacity(count));
     let http = Arc::new(http_config(&config, files));
-    let auth = Arc::new(Auth::new(config.policy()).heeding(node.disconnects().clone()));
     follow_disconnects(&*broker, &node, config.tokens.max_age);
+    let forward = ForwardMetrics::register(&registry).context("metrics cannot be registered")?;
+    let forward = Forward::new(Handle::current(), forward);
+    let auth = Auth::new(config.policy())
+        .heeding(node.disconnects().clone())
+        .forwarding(forward);
+    let auth = Arc::new(auth);
     for (id, inlet) in outlets.into_iter().enumerate() {
         let parts = Parts {
             id,
@@ -198,6 +203,7 @@ pub async fn run(
     };
     tokio::select! {
         () = reloads => {}
+        () = auth.watch_files() => {}
         left = stop => {
             lifecycle.enter(Phase::Stopped);
             let phase = Phase::Stopped.label();

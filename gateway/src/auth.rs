@@ -4,7 +4,8 @@
 //! Invariant: nothing is read from a room for a request, or stored in it, before [`Auth::decide`] has allowed it.
 
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use protocol::RoomName;
@@ -13,11 +14,16 @@ use crate::hub::{Disconnects, Terms};
 use crate::reload::Live;
 
 mod disconnects;
+mod forward;
 mod keys;
 mod rules;
 
-pub use keys::PublishKeys;
+pub use forward::{Forward, ForwardConfig, ForwardMetrics};
+pub use keys::{PublishKeys, without_key};
 pub use rules::{Mode, Rules};
+
+/// Files with keys are read again this often: a secret that an orchestrator replaces counts without a signal.
+const FILES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a request wants to do in a room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,6 +148,7 @@ pub enum Verdict {
 pub struct Auth {
     policy: Live<Policy>,
     disconnects: Disconnects,
+    forward: Option<Forward>,
 }
 
 /// What can change while the node runs.
@@ -155,6 +162,8 @@ pub struct Policy {
     pub publish: Rules,
     /// Who may publish whatever the rules say.
     pub keys: PublishKeys,
+    /// The backend that is asked.
+    pub forward: Option<ForwardConfig>,
 }
 
 impl Auth {
@@ -164,6 +173,7 @@ impl Auth {
         Self {
             policy: Live::new(policy),
             disconnects: Disconnects::default(),
+            forward: None,
         }
     }
 
@@ -176,9 +186,48 @@ impl Auth {
         }
     }
 
+    /// Asks the backend by this. Without it, whoever has to be asked is away.
+    #[must_use]
+    pub fn forwarding(mut self, forward: Forward) -> Self {
+        forward.apply(self.policy.get().forward.as_ref());
+        self.forward = Some(forward);
+        self
+    }
+
     /// Another policy from now on. Streams that are open stay.
     pub fn apply(&self, policy: Policy) {
+        if let Some(forward) = &self.forward {
+            forward.apply(policy.forward.as_ref());
+        }
         self.policy.set(policy);
+    }
+
+    /// What asks the backend.
+    #[must_use]
+    pub fn forward(&self) -> Option<&Forward> {
+        self.forward.as_ref()
+    }
+
+    /// Reads files with publish keys again and again, for ever. Not to run beside [`Auth::apply`] in another thread.
+    pub async fn watch_files(&self) {
+        loop {
+            tokio::time::sleep(FILES_INTERVAL).await;
+            let policy = self.policy.get();
+            if !policy.keys.has_files() {
+                continue;
+            }
+            let read = policy.clone();
+            let keys = tokio::task::spawn_blocking(move || read.keys.again()).await;
+            // Another policy has come meanwhile: it has read them itself.
+            if let Ok(Some(keys)) = keys
+                && Arc::ptr_eq(&policy, &self.policy.get())
+            {
+                self.policy.set(Policy {
+                    keys,
+                    ..(*policy).clone()
+                });
+            }
+        }
     }
 
     /// Decides on a request.
@@ -204,6 +253,11 @@ impl Auth {
         };
         match rules.of(asked.room) {
             Mode::Open => Verdict::Allowed(Grant::open(By::Open)),
+            // A key that counts elsewhere is nothing that the backend may see.
+            Mode::Forward if key != Some(keys::Found::Elsewhere) => match &self.forward {
+                Some(forward) => forward.decide(asked).await,
+                None => Verdict::Away("there is no backend to ask for permission"),
+            },
             Mode::Token | Mode::Forward => Verdict::Refused(self.refused(asked, &policy, key)),
         }
     }

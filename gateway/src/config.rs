@@ -247,9 +247,12 @@ pub struct Redis {
 #[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Publish {
-    /// Keys that may publish in any room. Secrets.
+    /// Keys that may publish, as `KEY`, `KEY pattern...` or `sha256:HEX pattern...`. Secrets.
     #[serde(deserialize_with = "values::list")]
     pub keys: Vec<String>,
+    /// Files with such lines.
+    #[serde(deserialize_with = "values::list")]
+    pub key_files: Vec<String>,
     /// Largest data of an event.
     pub max_bytes: usize,
     /// How long a repeat is known as one.
@@ -357,7 +360,7 @@ impl Config {
         self.dev.unwrap_or_else(|| {
             self.redis.url.is_empty()
                 && self.listen.ip().is_loopback()
-                && self.publish.keys.is_empty()
+                && !self.publish.has_keys()
                 && !self.says_who_may_subscribe()
         })
     }
@@ -389,6 +392,14 @@ impl Config {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             shards => shards,
         }
+    }
+}
+
+impl Publish {
+    /// Whether any key is named.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        !(self.keys.is_empty() && self.key_files.is_empty())
     }
 }
 

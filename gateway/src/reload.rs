@@ -56,11 +56,17 @@ impl fmt::Debug for Reload {
 }
 
 /// The keys that can change while a node runs.
-const LIVE: [&str; 10] = [
+const LIVE: &[&str] = &[
     "log.level",
     "publish.keys",
+    "publish.key_files",
     "access.subscribe",
     "access.publish",
+    "forward.url",
+    "forward.timeout",
+    "forward.max_requests",
+    "forward.cache",
+    "forward.cache_entries",
     "publish.wait_replicas",
     "publish.wait_timeout",
     "limits.streams",
@@ -110,7 +116,10 @@ impl Reload {
         // What needs a restart is named again next time.
         self.now.log.level.clone_from(&config.log.level);
         self.now.publish.keys.clone_from(&config.publish.keys);
+        let files = &mut self.now.publish.key_files;
+        files.clone_from(&config.publish.key_files);
         self.now.access.clone_from(&config.access);
+        self.now.forward.clone_from(&config.forward);
         self.now.publish.wait_replicas = config.publish.wait_replicas;
         self.now.publish.wait_timeout = config.publish.wait_timeout;
         self.now.limits = Limits {

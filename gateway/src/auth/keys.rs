@@ -1,19 +1,53 @@
-//! Publish keys: for backends that publish over HTTP.
+//! Publish keys: for backends that publish over HTTP. A node has no key in its memory, only digests of them.
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use http::{HeaderMap, HeaderValue, header};
 use protocol::RoomName;
+use protocol::pattern::{fits, is_pattern};
+use tracing::{error, info};
 
 use super::{Refusal, RefusalKind};
 
-/// Keys that may publish in any room. `Debug` hides them.
-#[derive(Clone, Default)]
-pub struct PublishKeys(Vec<String>);
+/// Written before a digest in place of a key.
+const DIGEST_PREFIX: &str = "sha256:";
+/// The most bytes of a file with keys.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// A SHA-256 digest.
+type Digest = [u8; SHA256_OUTPUT_LEN];
+
+/// Keys, and where each may publish: those of the configuration, and those of files. `Debug` hides the digests: of a weak
+/// key they tell too much.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct PublishKeys {
+    lines: Vec<PublishKey>,
+    files: Vec<KeyFile>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct PublishKey {
+    digest: Digest,
+    /// Patterns of rooms; none is any room.
+    rooms: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct KeyFile {
+    path: String,
+    /// As of the last time that it could be used.
+    keys: Vec<PublishKey>,
+    /// Why it cannot be used now.
+    fault: Option<String>,
+}
 
 /// What a request showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     /// A key that may publish here.
     Key,
+    /// A key that may publish in other rooms.
+    Elsewhere,
     /// Something else.
     Other,
     /// Nothing.
@@ -21,23 +55,114 @@ pub(super) enum Found {
 }
 
 impl PublishKeys {
-    /// These.
-    #[must_use]
-    pub fn new(keys: Vec<String>) -> Self {
-        Self(keys)
+    /// Reads lines such as `KEY`, `KEY chat:* news` and `sha256:HEX chat:*`, where HEX is the SHA-256 digest of the key, and
+    /// files with a line for each key, in which empty lines and those that begin with `#` are comments. A key that stands in
+    /// several lines may publish where any of them says.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong with which line or file, without the key.
+    pub fn read(lines: &[String], files: &[String]) -> Result<Self, String> {
+        for (at, line) in lines.iter().enumerate() {
+            read_line(line).map_err(|reason| format!("publish.keys, key {}: {reason}", at + 1))?;
+        }
+        let keys = Self::new(lines, files);
+        for KeyFile { path, fault, .. } in &keys.files {
+            if let Some(fault) = fault {
+                return Err(format!("publish.key_files names `{path}`: {fault}"));
+            }
+        }
+        Ok(keys)
     }
 
-    pub(super) fn find(&self, _room: &RoomName, headers: &HeaderMap) -> Found {
-        match headers.get(header::AUTHORIZATION).map(bearer) {
-            Some(Some(key)) if self.knows(key) => Found::Key,
-            Some(_) => Found::Other,
-            None => Found::Nothing,
+    /// The same without errors: what cannot be used is left out, and a file may come to be usable.
+    #[must_use]
+    pub fn new(lines: &[String], files: &[String]) -> Self {
+        let file = |path: &String| {
+            let (keys, fault) = match read_file(path) {
+                Ok(keys) => (keys, None),
+                Err(fault) => (Vec::new(), Some(fault)),
+            };
+            KeyFile {
+                path: path.clone(),
+                keys,
+                fault,
+            }
+        };
+        let lines = lines.iter().filter_map(|line| read_line(line).ok());
+        Self {
+            lines: lines.collect(),
+            files: files.iter().map(file).collect(),
         }
+    }
+
+    /// Reads the files again. A file that cannot be used now leaves its keys as they were, and is logged once. `None` where
+    /// nothing has changed. Blocks for as long as the disk does.
+    #[must_use]
+    pub(super) fn again(&self) -> Option<Self> {
+        let mut now = self.clone();
+        for file in &mut now.files {
+            match read_file(&file.path) {
+                Ok(keys) => {
+                    if keys != file.keys {
+                        info!(file = file.path, "The publish keys of a file have changed.");
+                    }
+                    (file.keys, file.fault) = (keys, None);
+                }
+                Err(fault) => {
+                    if file.fault.as_ref() != Some(&fault) {
+                        error!(
+                            file = file.path,
+                            fault,
+                            "A file of publish keys cannot be used: its last keys go on to count."
+                        );
+                    }
+                    file.fault = Some(fault);
+                }
+            }
+        }
+        (now != *self).then_some(now)
+    }
+
+    /// Whether there is a file to look at from time to time.
+    #[must_use]
+    pub(super) fn has_files(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &PublishKey> {
+        let files = self.files.iter().flat_map(|file| &file.keys);
+        self.lines.iter().chain(files)
+    }
+
+    pub(super) fn find(&self, room: &RoomName, headers: &HeaderMap) -> Found {
+        let mut shown = headers.get_all(header::AUTHORIZATION).iter();
+        match (shown.next().map(bearer), shown.next()) {
+            (Some(Some(key)), None) => self.look_up(room, key),
+            (Some(_), _) => Found::Other,
+            (None, _) => Found::Nothing,
+        }
+    }
+
+    /// Compares with every key, whatever is found on the way: the time taken tells nothing.
+    fn look_up(&self, room: &RoomName, key: &[u8]) -> Found {
+        let shown = digest(&SHA256, key);
+        let mut found = Found::Other;
+        for one in self.all() {
+            let same = verify_slices_are_equal(shown.as_ref(), &one.digest).is_ok();
+            let here = one.rooms.is_empty()
+                || one.rooms.iter().any(|pattern| fits(pattern, room.as_str()));
+            found = match (same, here, found) {
+                (true, true, _) | (_, _, Found::Key) => Found::Key,
+                (true, false, _) => Found::Elsewhere,
+                (false, _, found) => found,
+            };
+        }
+        found
     }
 
     /// What to say to whom no rule lets in.
     pub(super) fn refusal(&self, found: Found) -> Refusal {
-        if self.0.is_empty() {
+        if self.all().next().is_none() {
             return Refusal::new(
                 RefusalKind::Forbidden,
                 "not_configured",
@@ -50,6 +175,11 @@ impl PublishKeys {
                 "missing",
                 "publishing in this room needs `Authorization: Bearer KEY` with one of publish.keys, or a rule in access.publish",
             ),
+            Found::Elsewhere => Refusal::new(
+                RefusalKind::Forbidden,
+                "room",
+                "the key in `Authorization: Bearer KEY` may not publish in this room: its line of publish.keys names other rooms",
+            ),
             Found::Key | Found::Other => Refusal::new(
                 RefusalKind::Invalid,
                 "unknown_key",
@@ -57,23 +187,71 @@ impl PublishKeys {
             ),
         }
     }
+}
 
-    /// Compares with every key, and every byte: the time taken tells nothing but lengths.
-    fn knows(&self, key: &[u8]) -> bool {
-        let differs = |a: &[u8], b: &[u8]| {
-            a.iter()
-                .zip(b)
-                .fold(0, |all, (a, b)| std::hint::black_box(all | (a ^ b)))
-        };
-        self.0.iter().fold(false, |known, one| {
-            known | (one.len() == key.len() && differs(one.as_bytes(), key) == 0)
-        })
+/// A key line without the key: what of it may be shown.
+#[must_use]
+pub fn without_key(line: &str) -> String {
+    let rooms = line.split_ascii_whitespace().skip(1);
+    std::iter::once("***")
+        .chain(rooms)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn read_file(path: &str) -> Result<Vec<PublishKey>, String> {
+    let cannot = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::InvalidData => "it is not text (UTF-8)".to_owned(),
+        _ => format!("it cannot be read: {error}"),
+    };
+    if std::fs::metadata(path).map_err(cannot)?.len() > MAX_FILE_BYTES {
+        return Err(format!("it has more than {MAX_FILE_BYTES} bytes"));
     }
+    let text = std::fs::read_to_string(path).map_err(cannot)?;
+    let lines = text.lines().map(str::trim).enumerate();
+    lines
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(at, line)| read_line(line).map_err(|reason| format!("line {}: {reason}", at + 1)))
+        .collect()
+}
+
+fn read_line(line: &str) -> Result<PublishKey, &'static str> {
+    let mut words = line.split_ascii_whitespace();
+    let key = words.next().ok_or("it is empty")?;
+    if !key.bytes().all(|c| c.is_ascii_graphic()) {
+        return Err("it is not printable ASCII");
+    }
+    let digest = match key.strip_prefix(DIGEST_PREFIX) {
+        Some(hex) => read_hex(hex).ok_or("`sha256:` is not followed by 64 hexadecimal digits")?,
+        None => digest_of(key.as_bytes()),
+    };
+    let rooms: Vec<String> = words.map(str::to_owned).collect();
+    if !rooms.iter().all(|pattern| is_pattern(pattern)) {
+        return Err("what follows the key is not a pattern of rooms such as chat:*");
+    }
+    Ok(PublishKey { digest, rooms })
+}
+
+fn digest_of(key: &[u8]) -> Digest {
+    let mut bytes = Digest::default();
+    bytes.copy_from_slice(digest(&SHA256, key).as_ref());
+    bytes
+}
+
+fn read_hex(text: &str) -> Option<Digest> {
+    let mut bytes = Digest::default();
+    if text.len() != 2 * bytes.len() || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
 }
 
 impl std::fmt::Debug for PublishKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PublishKeys({})", self.0.len())
+        write!(f, "PublishKeys({})", self.all().count())
     }
 }
 
@@ -89,27 +267,119 @@ pub(super) fn bearer(value: &HeaderValue) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
+    fn read(lines: &[&str]) -> Result<PublishKeys, String> {
+        let lines: Vec<String> = lines.iter().map(|&line| line.to_owned()).collect();
+        PublishKeys::read(&lines, &[])
+    }
+
+    fn with(value: &'static str) -> HeaderMap {
+        [(header::AUTHORIZATION, HeaderValue::from_static(value))]
+            .into_iter()
+            .collect()
+    }
+
     #[test]
     fn a_key_is_known_or_the_answer_says_what_to_send() {
         let demo = RoomName::parse("demo").unwrap();
-        let with = |value: &'static str| {
-            [(header::AUTHORIZATION, HeaderValue::from_static(value))]
-                .into_iter()
-                .collect::<HeaderMap>()
-        };
-        let keys = PublishKeys::new(vec!["k1".into(), "key2".into()]);
+        let keys = read(&["k1", "key2"]).unwrap();
+        let mut two = with("Bearer k1");
+        two.append(header::AUTHORIZATION, HeaderValue::from_static("Bearer no"));
         for (shown, found, label) in [
             (HeaderMap::new(), Found::Nothing, "missing"),
             (with("Bearer no"), Found::Other, "unknown_key"),
+            (with("Bearer "), Found::Other, "unknown_key"),
+            (with("Bearer k"), Found::Other, "unknown_key"),
             (with("Basic key2"), Found::Other, "unknown_key"),
+            (two, Found::Other, "unknown_key"),
             (with("bearer key2"), Found::Key, "unknown_key"),
         ] {
-            assert_eq!(keys.find(&demo, &shown), found);
+            assert_eq!(keys.find(&demo, &shown), found, "{shown:?}");
             assert_eq!(keys.refusal(found).label, label);
         }
         let refusal = PublishKeys::default().refusal(Found::Nothing);
         assert_eq!(refusal.kind, RefusalKind::Forbidden);
         assert!(refusal.sentence.contains("publish.keys"));
-        assert!(!format!("{keys:?}").contains("key2"));
+        assert_eq!(format!("{keys:?}"), "PublishKeys(2)");
+    }
+
+    #[test]
+    fn a_key_counts_in_the_rooms_of_any_of_its_lines() {
+        // printf secret | sha256sum
+        let digest = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+        let digest = format!("{digest} news");
+        let keys = read(&["one chat:* lobby", &digest, "one stock", "any"]).unwrap();
+        let find = |room: &str, value| keys.find(&RoomName::parse(room).unwrap(), &with(value));
+        for (room, value, found) in [
+            ("chat:1", "Bearer one", Found::Key),
+            ("lobby", "Bearer one", Found::Key),
+            ("stock", "Bearer one", Found::Key),
+            ("chat", "Bearer one", Found::Elsewhere),
+            ("news", "Bearer secret", Found::Key),
+            ("lobby", "Bearer secret", Found::Elsewhere),
+            ("news", "Bearer any", Found::Key),
+            (
+                "news",
+                "Bearer sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b",
+                Found::Other,
+            ),
+            ("chat:1", "Bearer chat:*", Found::Other),
+        ] {
+            assert_eq!(find(room, value), found, "{room} {value}");
+        }
+        let refusal = keys.refusal(Found::Elsewhere);
+        assert_eq!(
+            (refusal.kind, refusal.label),
+            (RefusalKind::Forbidden, "room")
+        );
+    }
+
+    #[test]
+    fn bad_lines_are_named_without_the_key() {
+        for (lines, number) in [
+            (&["good", ""][..], "key 2"),
+            (&["secret a/b"], "key 1"),
+            (&["secr\u{e9}t"], "key 1"),
+            (&["sha256:secret"], "key 1"),
+            (
+                &["sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a2 secret"],
+                "key 1",
+            ),
+        ] {
+            let error = read(lines).unwrap_err();
+            assert!(
+                error.starts_with("publish.keys") && error.contains(number),
+                "{error}"
+            );
+            assert!(!error.contains("secr"), "{error}");
+        }
+        assert_eq!(without_key("secret chat:* lobby"), "*** chat:* lobby");
+    }
+
+    #[test]
+    fn files_are_read_again_and_a_bad_one_changes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys").to_str().unwrap().to_owned();
+        let files = [path.clone()];
+        assert!(PublishKeys::read(&[], &files).unwrap_err().contains(&path));
+        std::fs::write(&path, "# ours\n\n  one chat:*\r\nsha256:no\n").unwrap();
+        let error = PublishKeys::read(&[], &files).unwrap_err();
+        assert!(error.contains("line 4"), "{error}");
+        std::fs::write(&path, "# ours\n\n  one chat:*\r\n").unwrap();
+        let first = PublishKeys::read(&["inline".to_owned()], &files).unwrap();
+        assert!(first.has_files() && first.again().is_none());
+        let chat = RoomName::parse("chat:1").unwrap();
+        let find = |keys: &PublishKeys, value| keys.find(&chat, &with(value));
+        assert_eq!(find(&first, "Bearer one"), Found::Key);
+        std::fs::write(&path, "two").unwrap();
+        let second = first.again().unwrap();
+        assert_eq!(find(&second, "Bearer one"), Found::Other);
+        assert_eq!(find(&second, "Bearer two"), Found::Key);
+        assert_eq!(find(&second, "Bearer inline"), Found::Key);
+        std::fs::remove_file(&path).unwrap();
+        let third = second.again().unwrap();
+        assert_eq!(find(&third, "Bearer two"), Found::Key);
+        assert!(third.again().is_none(), "the same fault is told once");
+        std::fs::write(&path, "two").unwrap();
+        assert_eq!(third.again().unwrap(), second);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Config, values};
-use crate::auth::{Mode, Policy, PublishKeys, Rules};
+use crate::auth::{ForwardConfig, Mode, Policy, PublishKeys, Rules};
 
 /// `[access]`: how permission is given, by room.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -53,8 +53,8 @@ pub struct Tokens {
     pub query: String,
 }
 
-/// `[forward]`: the backend that is asked.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+/// `[forward]`: the backend that is asked. `Debug` hides the query of its URL.
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Forward {
     /// Where; empty for nowhere.
@@ -132,8 +132,56 @@ impl Config {
             development: self.dev_mode(),
             subscribe,
             publish: rules(&self.access.publish),
-            keys: PublishKeys::new(self.publish.keys.clone()),
+            keys: PublishKeys::new(&self.publish.keys, &self.publish.key_files),
+            forward: self.forward.config(),
         }
+    }
+}
+
+impl Forward {
+    /// Where to ask.
+    ///
+    /// # Errors
+    /// A clause that says what is wrong with it, without the URL.
+    pub(super) fn read_url(&self) -> Result<http::Uri, &'static str> {
+        let not_one = "which is not an absolute URL such as http://backend:8000/may";
+        let url = url::Url::parse(&self.url).map_err(|_| not_one)?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(not_one);
+        }
+        // The backend's place for them is the client's `Authorization`.
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(
+                "which has a user or a password: a secret of the backend's own can stand in the query",
+            );
+        }
+        if url.fragment().is_some() {
+            return Err("which has a fragment (#): it is never sent");
+        }
+        url.as_str().parse().map_err(|_| not_one)
+    }
+
+    /// Validation has refused what cannot be used.
+    fn config(&self) -> Option<ForwardConfig> {
+        Some(ForwardConfig {
+            url: self.read_url().ok()?,
+            timeout: self.timeout,
+            max_requests: self.max_requests,
+            cache: self.cache,
+            cache_entries: self.cache_entries,
+        })
+    }
+}
+
+impl fmt::Debug for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Forward")
+            .field("url", &super::print::hide_query(&self.url))
+            .field("timeout", &self.timeout)
+            .field("max_requests", &self.max_requests)
+            .field("cache", &self.cache)
+            .field("cache_entries", &self.cache_entries)
+            .finish()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{Admin, Config, Publish, Redis};
+use crate::auth::without_key;
 
 /// Stands for a secret.
 const HIDDEN: &str = "***";
@@ -15,12 +16,14 @@ pub fn print(config: &Config) -> String {
     if !shown.redis.sentinel_password.is_empty() {
         HIDDEN.clone_into(&mut shown.redis.sentinel_password);
     }
-    for key in shown.publish.keys.iter_mut().chain(&mut shown.tokens.keys) {
+    for key in &mut shown.publish.keys {
+        *key = without_key(key);
+    }
+    for key in &mut shown.tokens.keys {
         HIDDEN.clone_into(key);
     }
-    for url in [&mut shown.tokens.jwks_url, &mut shown.forward.url] {
-        *url = hide_password(url);
-    }
+    shown.tokens.jwks_url = hide_password(&shown.tokens.jwks_url);
+    shown.forward.url = hide_query(&shown.forward.url);
     if !shown.admin.token.is_empty() {
         HIDDEN.clone_into(&mut shown.admin.token);
     }
@@ -66,6 +69,15 @@ pub(super) fn hide_password(text: &str) -> String {
     url.into()
 }
 
+/// The same without its query, which may hold a secret under any name.
+pub(super) fn hide_query(text: &str) -> String {
+    let text = hide_password(text);
+    match text.split_once('?') {
+        Some((place, _)) => format!("{place}?{HIDDEN}"),
+        None => text,
+    }
+}
+
 impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Redis")
@@ -87,6 +99,7 @@ impl fmt::Debug for Publish {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publish")
             .field("keys", &self.keys.len())
+            .field("key_files", &self.key_files)
             .field("max_bytes", &self.max_bytes)
             .field("idempotency_window", &self.idempotency_window)
             .finish()

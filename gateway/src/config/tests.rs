@@ -244,7 +244,7 @@ fn rules_are_enforced() {
             "[access]\nsubscribe = [\"a:* forward\"]",
             "there is no forward.url",
         ),
-        ("[publish]\nkeys = [\"a b\"]", "publish.keys"),
+        ("[publish]\nkeys = [\"a b/\"]", "publish.keys"),
         (
             "[publish]\nmax_bytes = 2000000",
             "stream.log_bytes (1048576) is less than publish.max_bytes",

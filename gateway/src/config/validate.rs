@@ -7,6 +7,7 @@ use protocol::pattern::is_pattern;
 use super::retention::{check_limit, read_line};
 use super::values::format_duration;
 use super::{Config, ConfigError, Network};
+use crate::auth::PublishKeys;
 use crate::broker::{MAX_WAIT_REPLICAS, MAX_WAIT_TIMEOUT};
 
 mod exposure;
@@ -63,15 +64,8 @@ fn names(config: &Config) -> Result<(), ConfigError> {
             )
         },
     )?;
-    for key in &config.publish.keys {
-        rule(
-            !key.is_empty() && key.bytes().all(|c| c.is_ascii_graphic()),
-            || {
-                "publish.keys has a key that is empty, or not printable ASCII without blanks"
-                    .to_owned()
-            },
-        )?;
-    }
+    let publish = &config.publish;
+    PublishKeys::read(&publish.keys, &publish.key_files).map_err(ConfigError::Rule)?;
     let path = &config.http.path_prefix;
     let segment = |part: &str| {
         !matches!(part, "" | "." | "..")
@@ -202,13 +196,15 @@ fn link(config: &Config) -> Result<(), ConfigError> {
 }
 
 fn sizes(config: &Config) -> Result<(), ConfigError> {
-    let (stream, http) = (&config.stream, &config.http);
+    let (stream, http, forward) = (&config.stream, &config.http, &config.forward);
     let ranges = [
         ("shards", config.shards, 0, 1024),
         ("http.max_head_bytes", http.max_head_bytes, 8192, 1 << 20),
         ("http.backlog", http.backlog as usize, 1, i32::MAX as usize),
         ("redis.pool_size", config.redis.pool_size, 1, 1024),
         ("publish.max_bytes", config.publish.max_bytes, 1, 64 << 20),
+        ("forward.max_requests", forward.max_requests, 1, 1 << 16),
+        ("forward.cache_entries", forward.cache_entries, 1, 1 << 24),
         ("stream.log_entries", stream.log_entries, 1, 1 << 24),
         ("stream.max_lag_bytes", stream.max_lag_bytes, 1, usize::MAX),
         ("stream.history_page", stream.history_page, 1, 10_000),
@@ -281,6 +277,13 @@ fn times(config: &Config) -> Result<(), ConfigError> {
             hour,
         ),
         ("redis.probe_interval", redis.probe_interval, 10 * ms, hour),
+        ("forward.timeout", config.forward.timeout, 10 * ms, 60 * s),
+        (
+            "forward.cache",
+            config.forward.cache,
+            Duration::ZERO,
+            24 * hour,
+        ),
         (
             "publish.idempotency_window",
             config.publish.idempotency_window,

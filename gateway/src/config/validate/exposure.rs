@@ -3,6 +3,7 @@
 use super::{Config, ConfigError, rule};
 use crate::auth::Mode;
 use crate::config::access::read_rule;
+use crate::config::print::hide_query;
 
 /// Rules by room: each is looked at for each request.
 const MAX_RULES: usize = 64;
@@ -12,9 +13,21 @@ const MAX_RULES: usize = 64;
 /// # Errors
 /// The first rule that is broken.
 pub(super) fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
+    forward(config)?;
     rules(config)?;
     start(config)?;
     Ok(warnings(config))
+}
+
+fn forward(config: &Config) -> Result<(), ConfigError> {
+    let forward = &config.forward;
+    if forward.url.is_empty() {
+        return Ok(());
+    }
+    forward.read_url().map(drop).map_err(|reason| {
+        let shown = hide_query(&forward.url);
+        ConfigError::Rule(format!("forward.url is `{shown}`, {reason}"))
+    })
 }
 
 fn rules(config: &Config) -> Result<(), ConfigError> {
@@ -60,7 +73,7 @@ fn warnings(config: &Config) -> Vec<String> {
             "development mode on {listen}: anyone who can reach it may subscribe and publish"
         ));
     }
-    if dev && (!publish.keys.is_empty() || config.says_who_may_subscribe()) {
+    if dev && (publish.has_keys() || config.says_who_may_subscribe()) {
         warnings.push(
             "development mode: anyone may subscribe and publish, whatever [access], [tokens] and publish.keys say"
                 .to_owned(),

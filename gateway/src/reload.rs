@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn every_live_key_is_one() {
         let keys = keys(&defaults());
-        for key in LIVE {
+        for &key in LIVE {
             assert!(keys.contains_key(key), "{key}");
         }
     }

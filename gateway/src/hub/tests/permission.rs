@@ -32,7 +32,7 @@ impl World {
         let server = listener.accept().unwrap().0;
         server.set_nonblocking(true).unwrap();
         self.state.adopt(Subscription {
-            socket: server,
+            wire: Wire::Socket(server),
             room: RoomName::parse(room).unwrap(),
             position: Position::New,
             framing: Framing::Chunked,

@@ -70,6 +70,11 @@ if once then
     return redis.error_reply('ERR sse: an idempotency key has 1 to 256 bytes')
   end
   oncekey = '{' .. key .. '}:once:' .. once
+end
+if KEYS[2] and KEYS[2] ~= oncekey then
+  return redis.error_reply('ERR sse: a second key must be {<key>}:once:<idempotency key>')
+end
+if oncekey then
   local id = call('GET', oncekey)
   if id then
     if full then return { id, '', 1 } end

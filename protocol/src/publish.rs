@@ -11,7 +11,7 @@ pub const FUNCTION_NAME: &str = "sse_publish";
 /// Name of the function that returns [`LIBRARY_VERSION`].
 pub const VERSION_FUNCTION_NAME: &str = "sse_version";
 /// Rises with every change of the function; a program never replaces a library of a later version.
-pub const LIBRARY_VERSION: u32 = 2;
+pub const LIBRARY_VERSION: u32 = 3;
 /// Events kept per room unless the call says otherwise.
 pub const DEFAULT_MAX_LEN: u64 = 1_000;
 /// Seconds of idleness after which a room's history expires unless the call says otherwise.

@@ -45,11 +45,19 @@ impl Publisher {
     }
 
     fn call<T: FromRedisValue>(&mut self, key: &str, arguments: &[Vec<u8>]) -> RedisResult<T> {
+        self.call_on(&[key], arguments)
+    }
+
+    fn call_on<T: FromRedisValue>(
+        &mut self,
+        keys: &[&str],
+        arguments: &[Vec<u8>],
+    ) -> RedisResult<T> {
         let mut command = match self.way {
             Way::Function => redis::cmd("FCALL").arg(publish::FUNCTION_NAME).take(),
             Way::Script => redis::cmd("EVAL").arg(publish::script()).take(),
         };
-        command.arg(1).arg(key).arg(arguments);
+        command.arg(keys.len()).arg(keys).arg(arguments);
         command.query(&mut self.connection)
     }
 
@@ -256,6 +264,36 @@ fn an_idempotency_key_stores_once() {
         let key = publisher.keys.once(&room, "short");
         let left: i64 = publisher.ask(&["TTL", &key]);
         assert!((1..=20).contains(&left), "{left}");
+    });
+}
+
+#[test]
+fn a_call_may_name_what_remembers_its_idempotency_key() {
+    both(|_, publisher| {
+        let once = PublishArgs {
+            once: Some("k: é"),
+            ..data("x")
+        };
+        let room = RoomName::parse("r").unwrap();
+        let key = publisher.keys.once(&room, "k: é");
+        let (stream, arguments) = ("sse:room:r", once.to_args());
+        let first: String = publisher.call_on(&[stream, &key], &arguments).unwrap();
+        assert_eq!(publisher.ask::<String>(&["GET", &key]), first);
+        for keys in [&[stream, &key][..], &[stream]] {
+            let again: String = publisher.call_on(keys, &arguments).unwrap();
+            assert_eq!(again, first);
+        }
+        let other = publisher.keys.once(&room, "k");
+        for (keys, arguments) in [
+            ([stream, &other], arguments),
+            ([stream, stream], once.to_args()),
+            ([stream, &key], data("x").to_args()),
+        ] {
+            let error = publisher.call_on::<String>(&keys, &arguments).unwrap_err();
+            let detail = error.detail().unwrap_or_default();
+            assert!(detail.contains("a second key must be"), "{error}");
+        }
+        assert_eq!(publisher.entries().len(), 1);
     });
 }
 

@@ -21,6 +21,7 @@ mod drain;
 mod faults;
 mod limits;
 mod metrics;
+mod migrations;
 mod opening;
 mod operations;
 mod publish;

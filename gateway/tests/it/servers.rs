@@ -79,15 +79,17 @@ async fn the_documented_users_can_do_their_work_and_no_more() {
         client.get_multiplexed_async_connection().await.unwrap()
     };
     let mut publisher = connect("sse-publisher").await;
-    let publish = |key: &str| {
-        let words = ["FCALL", "sse_publish", "1", key, "data", "x", "once", "key"];
-        let words: Vec<_> = words.iter().map(|word| word.as_bytes()).collect();
+    for call in [
+        "1 sse:room:demo",
+        "2 sse:room:demo {sse:room:demo}:once:key",
+    ] {
+        let call = format!("FCALL sse_publish {call} data x once key");
+        let words: Vec<_> = call.split(' ').map(str::as_bytes).collect();
         crate::support::redis::command(&words)
-    };
-    publish("sse:room:demo")
-        .query_async::<String>(&mut publisher)
-        .await
-        .unwrap();
+            .query_async::<String>(&mut publisher)
+            .await
+            .unwrap();
+    }
     for (user, words) in [
         ("sse-publisher", &["FLUSHALL"][..]),
         ("sse-publisher", &["DEL", "sse:room:demo"]),

@@ -60,6 +60,8 @@ struct Place {
     address: Address,
     /// Another server has named it, for this once.
     asking: bool,
+    /// What remembers idempotency keys is named in each call, so that a server that does not have it says so.
+    names_once: bool,
 }
 
 impl Publisher {
@@ -113,6 +115,7 @@ impl Publisher {
                 None => Place {
                     address: self.deployment.primary_of(slot).await?,
                     asking: false,
+                    names_once: true,
                 },
             };
             let outcome = if self.ephemeral {
@@ -128,6 +131,16 @@ impl Publisher {
                     named = Some(Place {
                         address,
                         asking: true,
+                        names_once: true,
+                    });
+                }
+                Err(Again::Apart) => {
+                    if !place.asking || !self.has_left(slot, room, batch).await? {
+                        return Err(Refusal::Apart.into());
+                    }
+                    named = Some(Place {
+                        names_once: false,
+                        ..place
                     });
                 }
             }
@@ -143,15 +156,14 @@ impl Publisher {
         room: &RoomName,
         batch: &[Outgoing],
     ) -> Result<Progress, Again> {
-        let key = self.keys.room(room);
         let commands = batch
             .iter()
-            .map(|event| self.command(&key, event))
+            .map(|event| self.command(place, room, event))
             .collect();
         let together = Together {
             asking: place.asking,
             commands,
-            after: self.after(room, batch),
+            after: self.after(place, room, batch),
         };
         let server = self.deployment.server(&place.address);
         let (values, after) = server.ask_together(together).await.map_err(retried)?;
@@ -175,6 +187,11 @@ impl Publisher {
                 // The whole batch again: what was stored is recognised by its key.
                 Refusal::Missing => self.provide(place).await?,
                 Refusal::Moved { slot, to, once } => return Err(self.moved(slot, to, once)),
+                Refusal::Apart if place.names_once => return Err(Again::Apart),
+                Refusal::Apart => {
+                    progress.failure = Some(Refusal::Apart.into());
+                    return Ok(progress);
+                }
                 Refusal::Failure(failure) if failure.kind == FailureKind::Forbidden => {
                     // A user may have no right to functions, and one to scripts.
                     if self.call == Call::Script {
@@ -203,7 +220,7 @@ impl Publisher {
     }
 
     /// What waits for replicas, after a batch.
-    fn after(&self, room: &RoomName, batch: &[Outgoing]) -> Vec<Cmd> {
+    fn after(&self, place: &Place, room: &RoomName, batch: &[Outgoing]) -> Vec<Cmd> {
         let (Some(wait), Some(last)) = (self.replicas, batch.last()) else {
             return Vec::new();
         };
@@ -215,7 +232,33 @@ impl Publisher {
             .arg(self.once_seconds);
         let mut command = redis::cmd("WAIT");
         command.arg(wait.replicas).arg(wait.millis());
-        vec![renew, command]
+        let asking = place.asking.then(|| redis::cmd("ASKING"));
+        asking.into_iter().chain([renew, command]).collect()
+    }
+
+    /// Whether the server that a slot leaves has none of these events' idempotency keys. Nobody makes them there any
+    /// more: the function need only look for them where the slot goes to.
+    async fn has_left(
+        &mut self,
+        slot: u16,
+        room: &RoomName,
+        batch: &[Outgoing],
+    ) -> Result<bool, Failure> {
+        let address = self.deployment.primary_of(slot).await?;
+        let ask = |event: &Outgoing| {
+            let mut get = redis::cmd("GET");
+            get.arg(self.keys.once(room, &event.key));
+            get
+        };
+        let commands = batch.iter().map(ask).collect();
+        let server = self.deployment.server(&address);
+        let answers = server.ask(commands).await.map_err(retried)?;
+        Ok(answers.iter().all(|answer| {
+            let Value::ServerError(error) = answer else {
+                return false;
+            };
+            matches!(server.refusal(error), Refusal::Moved { once: true, .. })
+        }))
     }
 
     /// Writes into the receipts what WAIT answered.
@@ -280,7 +323,7 @@ impl Publisher {
         }
     }
 
-    fn command(&self, key: &str, event: &Outgoing) -> Cmd {
+    fn command(&self, place: &Place, room: &RoomName, event: &Outgoing) -> Cmd {
         let trace = event.trace.parent().map(|trace| trace.to_string());
         let extensions: Vec<_> = trace.iter().map(|text| (TRACEPARENT, &text[..])).collect();
         let args = PublishArgs {
@@ -300,7 +343,11 @@ impl Publisher {
             Call::Function => redis::cmd("FCALL").arg(FUNCTION_NAME).take(),
             Call::Script => redis::cmd("EVALSHA").arg(script_sha1()).take(),
         };
-        command.arg(1).arg(key).arg(args.to_args());
+        let mut keys = vec![self.keys.room(room)];
+        if place.names_once {
+            keys.push(self.keys.once(room, &event.key));
+        }
+        command.arg(keys.len()).arg(keys).arg(args.to_args());
         command
     }
 
@@ -351,6 +398,8 @@ enum Again {
     Now,
     /// This server is the one to ask, this once.
     At(Address),
+    /// This server does not have all of the keys.
+    Apart,
     Failed(Failure),
 }
 

@@ -203,7 +203,8 @@ impl Commands {
         let topology = &self.inner.topology;
         let mut address = self.server_of(to)?;
         let mut asking = false;
-        for _ in 0..HOPS {
+        let mut hops = 0..HOPS;
+        while hops.next().is_some() {
             let batch = if asking {
                 ask_each(&commands)
             } else {
@@ -236,6 +237,7 @@ impl Commands {
                     (address, asking) = (there, false);
                 }
                 Some(Redirect::Ask(there)) => (address, asking) = (there, true),
+                Some(Redirect::Again) if hops.is_empty() => return Ok(values),
                 Some(Redirect::Again) => tokio::time::sleep(IN_MOTION).await,
             }
         }

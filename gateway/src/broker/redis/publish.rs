@@ -23,6 +23,7 @@ impl From<Refusal> for BrokerError {
             Refusal::WrongType => Self::WrongType,
             Refusal::Sse(text) => Self::Refused(text),
             Refusal::Unknown => Self::Away("the publish function is missing".into()),
+            Refusal::InMotion => Self::Away(refusal.to_string()),
             Refusal::Other(text) if text.starts_with("NOREPLICAS") => Self::Away(format!(
                 "fewer replicas are connected to Redis than its min-replicas-to-write: {}",
                 text.trim_end_matches('.')
@@ -47,19 +48,21 @@ pub(super) async fn publish(
         shared,
         to: &to,
         key: &key,
+        once: event
+            .idempotency_key
+            .as_ref()
+            .map(|once| shared.keys.once(room, once)),
         arguments: arguments(shared, room, event),
-        // With an idempotency key a second attempt cannot store a second event.
-        repeatable: event.idempotency_key.is_some(),
         wait: event.wait,
     };
     let began = Instant::now();
     let mut published = call.store().await?;
-    if let (true, Some(wait), Some(once)) = (published.repeat, event.wait, &event.idempotency_key) {
+    if let (true, Some(wait), Some(once)) = (published.repeat, event.wait, &call.once) {
         let wait = Wait {
             timeout: wait.timeout.saturating_sub(began.elapsed()),
             ..wait
         };
-        published.replicas = Some(again(shared, &to, room, once, wait).await?);
+        published.replicas = Some(again(shared, &to, once, wait).await?);
     }
     Ok(published)
 }
@@ -69,8 +72,9 @@ struct Call<'a> {
     shared: &'a Shared,
     to: &'a To,
     key: &'a str,
+    /// What remembers the idempotency key. With one, a second attempt cannot store a second event.
+    once: Option<String>,
     arguments: Vec<Vec<u8>>,
-    repeatable: bool,
     wait: Option<Wait>,
 }
 
@@ -95,27 +99,65 @@ impl Call<'_> {
         }
     }
 
+    /// Names both keys, so that a server that does not have both, because their slot is on its way, says so.
     async fn send(
         &self,
         word: &str,
         name: &str,
     ) -> Result<Result<Published, Refusal>, BrokerError> {
+        let Some(once) = &self.once else {
+            return self.ask(word, name, &[self.key]).await;
+        };
+        match self.ask(word, name, &[self.key, once]).await? {
+            Err(Refusal::InMotion) => {}
+            answer => return Ok(answer),
+        }
+        // A key that is at neither end of the way will not be made at its beginning any more: the function looks for
+        // it at the end of the way, or is refused.
+        match self.remembered(once).await? {
+            Some(id) => Ok(Ok(Published {
+                id: Some(id),
+                repeat: true,
+                replicas: None,
+            })),
+            None => self.ask(word, name, &[self.key]).await,
+        }
+    }
+
+    /// The id of the event that was stored with the idempotency key, wherever it is remembered.
+    async fn remembered(&self, once: &str) -> Result<Option<EventId>, BrokerError> {
+        let mut get = redis::cmd("GET");
+        get.arg(once);
+        let commands = &self.shared.commands;
+        let answer = commands.one(self.to, Purpose::Publish, get, true).await?;
+        match check(answer)? {
+            Value::Nil => Ok(None),
+            answer => Ok(Some(event_id(&answer)?)),
+        }
+    }
+
+    async fn ask(
+        &self,
+        word: &str,
+        name: &str,
+        keys: &[&str],
+    ) -> Result<Result<Published, Refusal>, BrokerError> {
         let mut call = redis::cmd(word);
-        call.arg(name).arg(1).arg(self.key);
+        call.arg(name).arg(keys.len()).arg(keys);
         for argument in &self.arguments {
             call.arg(argument);
         }
-        let commands = &self.shared.commands;
+        let (commands, repeatable) = (&self.shared.commands, self.once.is_some());
         let answers = match self.wait {
             None => {
                 commands
-                    .run(self.to, Purpose::Publish, vec![call], self.repeatable)
+                    .run(self.to, Purpose::Publish, vec![call], repeatable)
                     .await?
             }
             Some(wait) => {
                 let batch = vec![call, wait_command(wait)];
                 commands
-                    .run_alone(self.to, Purpose::Publish, batch, self.repeatable)
+                    .run_alone(self.to, Purpose::Publish, batch, repeatable)
                     .await?
             }
         };
@@ -135,13 +177,12 @@ impl Call<'_> {
 async fn again(
     shared: &Shared,
     to: &To,
-    room: &RoomName,
-    idempotency_key: &str,
+    once: &str,
     wait: Wait,
 ) -> Result<Result<u64, String>, BrokerError> {
     let mut renew = redis::cmd("EXPIRE");
     renew
-        .arg(shared.keys.once(room, idempotency_key))
+        .arg(once)
         .arg(seconds(shared.config.idempotency_window));
     let batch = vec![renew, wait_command(wait)];
     let answers = shared
@@ -203,16 +244,24 @@ pub(super) fn seconds(duration: Duration) -> u64 {
 }
 
 fn published(answer: &Value) -> Result<Published, BrokerError> {
-    let unreadable = || BrokerError::Away("an answer could not be understood".into());
     let Value::Array(parts) = answer else {
         return Err(unreadable());
     };
-    let id = parts.first().and_then(text).ok_or_else(unreadable)?;
+    let id = parts.first().ok_or_else(unreadable)?;
     Ok(Published {
-        id: Some(EventId::parse(id).map_err(|_| unreadable())?),
+        id: Some(event_id(id)?),
         repeat: matches!(parts.get(2), Some(Value::Int(1))),
         replicas: None,
     })
+}
+
+fn event_id(answer: &Value) -> Result<EventId, BrokerError> {
+    let id = text(answer).ok_or_else(unreadable)?;
+    EventId::parse(id).map_err(|_| unreadable())
+}
+
+fn unreadable() -> BrokerError {
+    BrokerError::Away("an answer could not be understood".into())
 }
 
 async fn ephemeral(shared: &Shared, key: &str, event: &NewEvent) -> Result<Published, BrokerError> {

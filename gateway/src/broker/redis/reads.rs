@@ -35,6 +35,7 @@ impl From<Refusal> for ReadError {
         match refusal {
             Refusal::WrongType => Self::WrongType,
             Refusal::Unknown => Self::Away("a function is missing".into()),
+            Refusal::InMotion => Self::Away(refusal.to_string()),
             Refusal::Sse(text) | Refusal::Forbidden(text) | Refusal::Other(text) => {
                 Self::Away(text)
             }

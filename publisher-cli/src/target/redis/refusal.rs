@@ -21,6 +21,8 @@ pub enum Refusal {
         /// This once only: the slot is on its way there.
         once: bool,
     },
+    /// The slot is on its way to another server, and not all of the keys are here.
+    Apart,
     /// Anything else.
     Failure(Failure),
 }
@@ -32,6 +34,9 @@ impl From<Refusal> for Failure {
             Refusal::NoFunctions => Self::other("this server has no functions"),
             Refusal::Moved { to, .. } => {
                 Self::unavailable(format!("the room is on its way to Redis at {to}"))
+            }
+            Refusal::Apart => {
+                Self::unavailable("the room is on its way to another server of the cluster")
             }
             Refusal::Failure(failure) => failure,
         }
@@ -48,10 +53,9 @@ pub fn refusal(from: &Address, error: &ServerError) -> Refusal {
         "ERR" if begins("Function not found") => return Refusal::Missing,
         "NOSCRIPT" => return Refusal::Missing,
         "ERR" if begins("unknown command") => return Refusal::NoFunctions,
-        // A slot that is on its way has some of the room's keys here and some there.
-        "ERR" if begins("Script attempted to access a non local key") => {
-            Failure::unavailable(said())
-        }
+        // A function was refused a key that its call did not name.
+        "ERR" if begins("Script attempted to access a non local key") => return Refusal::Apart,
+        "TRYAGAIN" => return Refusal::Apart,
         "ERR" => match detail.strip_prefix("sse: ") {
             Some(sentence) => Failure::refused(sentence),
             None => Failure::other(said()),
@@ -69,8 +73,8 @@ pub fn refusal(from: &Address, error: &ServerError) -> Refusal {
         // From inside the function, which has stored the event by then: another way would store it again.
         "NOPERM" if detail.contains("script: ") => Failure::other(said()),
         "NOPERM" | "NOAUTH" | "WRONGPASS" => Failure::new(FailureKind::Forbidden, said()),
-        "LOADING" | "BUSY" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN"
-        | "NOREPLICAS" | "MISCONF" | "OOM" | "UNBLOCKED" => Failure::unavailable(said()),
+        "LOADING" | "BUSY" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "NOREPLICAS"
+        | "MISCONF" | "OOM" | "UNBLOCKED" => Failure::unavailable(said()),
         _ => Failure::other(said()),
     })
 }

@@ -2,6 +2,8 @@
 
 use redis::{ServerError, Value};
 
+const IN_MOTION: &str = "the room is on its way to another server of the cluster";
+
 /// Whose fault a refusal is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::broker::redis) enum Refusal {
@@ -13,6 +15,8 @@ pub(in crate::broker::redis) enum Refusal {
     Unknown,
     /// The server does not have this command, or its use is not allowed.
     Forbidden(String),
+    /// The slot is on its way to another server, and some of the keys are still here or not here yet.
+    InMotion,
     /// Anything else: the server cannot serve this now.
     Other(String),
 }
@@ -22,6 +26,7 @@ impl std::fmt::Display for Refusal {
         match self {
             Self::WrongType => f.write_str("the key holds another type"),
             Self::Unknown => f.write_str("a function is missing"),
+            Self::InMotion => f.write_str(IN_MOTION),
             Self::Sse(text) | Self::Forbidden(text) | Self::Other(text) => f.write_str(text),
         }
     }
@@ -39,6 +44,11 @@ pub(in crate::broker::redis) fn refusal(error: &ServerError) -> Refusal {
         "NOPERM" => Refusal::Forbidden(text()),
         "ERR" if detail.starts_with("sse: ") => Refusal::Sse(detail["sse: ".len()..].to_owned()),
         "ERR" if detail.starts_with("Function not found") => Refusal::Unknown,
+        // A function was refused a key that its call did not name.
+        "ERR" if detail.starts_with("Script attempted to access a non local key") => {
+            Refusal::InMotion
+        }
+        "TRYAGAIN" => Refusal::InMotion,
         "ERR" if detail.starts_with("unknown command") => Refusal::Forbidden(text()),
         _ => Refusal::Other(text()),
     }

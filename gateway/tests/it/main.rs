@@ -7,6 +7,7 @@
 #[macro_use]
 mod support;
 
+mod away;
 mod bad_input;
 mod broker_suite;
 mod bytes;

@@ -15,6 +15,7 @@ use super::topology::Topology;
 use super::{Purpose, RedisConfig, RedisMetrics};
 use crate::trace::{self, Traces};
 
+mod gate;
 mod lane;
 mod refusal;
 

@@ -25,6 +25,7 @@ use crate::hub::Inlets;
 
 mod background;
 mod connection;
+mod retries;
 mod rooms;
 mod servers;
 mod verification;
@@ -34,8 +35,6 @@ use verification::Passes;
 
 /// How long the rest of a signal's buffer may take.
 const SETTLE: Duration = Duration::from_millis(1);
-/// Between attempts to read what could not be read.
-const RETRY: Duration = Duration::from_millis(100);
 /// Between trims of rooms that nobody else trims.
 const TRIM: Duration = Duration::from_secs(60);
 /// Reads under way at most; each may bring a page.
@@ -58,7 +57,6 @@ enum Done {
 /// When what is due.
 struct Timers {
     settle: Option<Instant>,
-    retry: Option<Instant>,
     trim: Instant,
 }
 
@@ -95,7 +93,6 @@ pub(super) struct Driver {
     unsettled: Vec<usize>,
     reads: VecDeque<(Handle, Read)>,
     reading: usize,
-    retry: Vec<Handle>,
     plain: Vec<RoomName>,
     outputs: Vec<Output>,
     timers: Timers,
@@ -122,12 +119,10 @@ impl Driver {
             unsettled: Vec::new(),
             reads: VecDeque::new(),
             reading: 0,
-            retry: Vec::new(),
             plain: Vec::new(),
             outputs: Vec::new(),
             timers: Timers {
                 settle: None,
-                retry: None,
                 trim: now + TRIM,
             },
             done,
@@ -198,10 +193,8 @@ impl Driver {
 
     fn next_timer(&self) -> Instant {
         let servers = self.servers.iter().flat_map(Server::next_timer);
-        [self.timers.settle, self.timers.retry]
-            .into_iter()
-            .flatten()
-            .chain(servers)
+        servers
+            .chain(self.timers.settle)
             .chain(self.passes.next_timer())
             .fold(self.timers.trim, Instant::min)
     }
@@ -220,10 +213,10 @@ impl Driver {
         if due(&mut self.timers.settle) {
             self.settle();
         }
-        if due(&mut self.timers.retry) {
-            for handle in std::mem::take(&mut self.retry) {
-                self.sequence(handle, Cause::Stream, |room, out| room.retry(out));
-            }
+        let servers = self.servers.iter_mut();
+        let failed: Vec<Handle> = servers.flat_map(|one| one.retries.due(now)).collect();
+        for handle in failed {
+            self.sequence(handle, Cause::Stream, |room, out| room.retry(out));
         }
         self.passes_due(now);
         if self.timers.trim <= now {

@@ -14,7 +14,8 @@ use redis::aio::ConnectionLike;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, Value};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::Away;
+use super::gate::Gate;
+use super::{Away, is_demoted};
 use crate::broker::MAX_WAIT_TIMEOUT;
 use crate::broker::redis::{Purpose, RedisConfig, RedisMetrics};
 
@@ -50,6 +51,7 @@ struct Job {
 #[derive(Debug, Clone)]
 pub(super) struct Lane {
     jobs: mpsc::Sender<Job>,
+    gate: Gate,
 }
 
 impl Lane {
@@ -86,11 +88,37 @@ impl Lane {
             };
             runtime.spawn(worker.run(jobs.clone()));
         }
-        Self { jobs: sender }
+        Self {
+            jobs: sender,
+            gate: Gate::new(),
+        }
     }
 
-    /// Sends commands and gives one value for each.
+    /// Sends commands and gives one value for each. Reads are told at once that the server is away, but for one, while
+    /// it answers nothing.
     pub(super) async fn ask(
+        &self,
+        purpose: Purpose,
+        commands: Vec<Cmd>,
+        repeatable: bool,
+    ) -> Result<Vec<Value>, Away> {
+        let answer = if purpose == Purpose::Read {
+            let pass = self.gate.enter()?;
+            tokio::select! {
+                answer = self.send(purpose, commands, repeatable) => answer,
+                away = pass.overdue() => return Err(away),
+            }
+        } else {
+            self.send(purpose, commands, repeatable).await
+        };
+        match &answer {
+            Ok(values) if !values.iter().any(is_demoted) => self.gate.heard(),
+            _ => self.gate.failed(),
+        }
+        answer
+    }
+
+    async fn send(
         &self,
         purpose: Purpose,
         commands: Vec<Cmd>,

@@ -2,7 +2,8 @@
 
 use tokio::time::Instant;
 
-use super::{Done, Driver, RETRY};
+use super::retries::RETRY;
+use super::{Done, Driver};
 use crate::broker::BrokerError;
 use crate::broker::redis::commands::To;
 use crate::broker::redis::library::{self, Notifications};
@@ -138,7 +139,7 @@ impl Driver {
                     self.passes.verify_now();
                 }
             }
-            Err(_) => server.flags = Instant::now() + RETRY,
+            Err(_) => server.flags = Instant::now() + RETRY.0,
         }
     }
 }

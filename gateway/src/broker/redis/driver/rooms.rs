@@ -5,7 +5,7 @@ use protocol::{Event, RoomName, event};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{Cause, Done, Driver, READS, REQUESTS, RETRY, SETTLE};
+use super::{Cause, Done, Driver, READS, REQUESTS, SETTLE};
 use crate::broker::redis::Request;
 use crate::broker::redis::reads::{self, ReadError};
 use crate::broker::redis::resp::Push;
@@ -234,10 +234,11 @@ impl Driver {
                     self.reads.push_back((handle, read));
                 }
                 Output::RetryLater => {
-                    self.retry.push(handle);
-                    self.timers
-                        .retry
-                        .get_or_insert_with(|| Instant::now() + RETRY);
+                    let mut servers = self.servers.iter_mut();
+                    // Without a server it is read once it has one.
+                    if let Some(server) = servers.find(|one| Some(one.id) == room.server) {
+                        server.retries.push(handle, Instant::now());
+                    }
                 }
                 Output::Joined(head) => room.out.push(Out::Joined(head)),
                 Output::Reset(reset) => {
@@ -324,6 +325,12 @@ impl Driver {
                 Some(Tail::default())
             }
         };
+        if tail.is_some() {
+            let mut servers = self.servers.iter_mut();
+            if let Some(server) = servers.find(|one| Some(one.id) == room.server) {
+                server.retries.answered(Instant::now());
+            }
+        }
         self.sequence(handle, Cause::Stream, |room, out| room.read(tail, out));
     }
 

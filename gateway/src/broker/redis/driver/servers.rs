@@ -8,6 +8,7 @@ use protocol::keys::slot;
 use protocol::servers::{Address, Layout};
 use tokio::time::Instant;
 
+use super::retries::Retries;
 use super::{BACKOFF, Driver};
 use crate::broker::redis::commands::To;
 use crate::broker::redis::library;
@@ -55,6 +56,8 @@ pub(super) struct Server {
     pub(super) is_polling: bool,
     /// Slots on their way to another server.
     pub(super) moving: Vec<u16>,
+    /// Rooms that could not be read.
+    pub(super) retries: Retries,
 }
 
 impl Server {
@@ -64,6 +67,7 @@ impl Server {
             self.connect,
             linked.then_some(self.probe),
             linked.then_some(self.flags),
+            self.retries.next_timer(),
         ];
         timers.into_iter().flatten()
     }
@@ -231,6 +235,7 @@ impl Driver {
             signals_seen: false,
             is_polling: false,
             moving: Vec::new(),
+            retries: Retries::default(),
         });
         if !is_one {
             // Publishers may come to a server before the first subscriber does.

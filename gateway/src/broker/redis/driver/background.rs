@@ -76,6 +76,10 @@ impl Driver {
         server.is_probing = false;
         server.ready.library |= probed.commands.is_none();
         server.moving = probed.moving;
+        let fails = probed.commands.is_some();
+        if std::mem::replace(&mut server.commands_fail, fails) && !fails {
+            server.retries.answered(Instant::now());
+        }
         let (status, label, address) = (&shared.status, &server.label, &server.address);
         if let Some(reason) = status.note(Trouble::Commands, label, probed.commands) {
             tracing::warn!(reason, %address, "commands to Redis fail");

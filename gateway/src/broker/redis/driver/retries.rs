@@ -44,7 +44,7 @@ impl Retries {
         }
     }
 
-    /// The server has answered a read: the others need not wait any longer.
+    /// The server has answered a read, or a probe again after it did not: the others need not wait any longer.
     pub(super) fn answered(&mut self, now: Instant) {
         self.pause = RETRY.0;
         self.at = self.at.map(|at| at.min(now + RETRY.0));

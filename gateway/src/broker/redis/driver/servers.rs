@@ -56,6 +56,8 @@ pub(super) struct Server {
     pub(super) is_polling: bool,
     /// Slots on their way to another server.
     pub(super) moving: Vec<u16>,
+    /// The last probe could not be sent, or was refused.
+    pub(super) commands_fail: bool,
     /// Rooms that could not be read.
     pub(super) retries: Retries,
 }
@@ -235,6 +237,7 @@ impl Driver {
             signals_seen: false,
             is_polling: false,
             moving: Vec::new(),
+            commands_fail: false,
             retries: Retries::default(),
         });
         if !is_one {

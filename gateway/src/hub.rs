@@ -124,6 +124,14 @@ pub enum Supply {
         /// What to tell.
         reset: Reset,
     },
+    /// A joined room's part of the broker went away (`false`), or is there again and everything that was missed has
+    /// been sent (`true`).
+    RoomLive {
+        /// The room.
+        room: RoomName,
+        /// Whether it is there.
+        live: bool,
+    },
 }
 
 /// What to read of a room's history.

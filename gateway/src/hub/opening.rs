@@ -92,18 +92,25 @@ impl State {
             .store(open, std::sync::atomic::Ordering::Relaxed);
     }
 
+    /// Whether events of a room flow.
+    pub(super) fn is_live(&self, room: &Room) -> bool {
+        self.live && !room.away && (room.joined || !room.late)
+    }
+
     /// A client that resumes is told its own position back before anything else; a new one, while
-    /// the broker is away, that there is none.
-    fn open_at_once(&mut self, key: usize) {
-        let subscriber = &mut self.subscribers[key];
+    /// the broker is away, that there is none. Until the broker has confirmed the room, nobody knows whether it is.
+    pub(super) fn open_at_once(&mut self, key: usize) {
+        let subscriber = &self.subscribers[key];
+        let room = &self.rooms[subscriber.room as usize];
         let Some(catch_up) = &subscriber.catch_up else {
             return;
         };
         let id = match catch_up.want {
+            _ if !self.is_live(room) => None,
+            _ if !room.joined => return,
             Position::After(id) => Some(id),
             Position::Malformed(_) => None,
-            _ if self.live => return,
-            _ => None,
+            _ => return,
         };
         self.send_open(key, id);
     }
@@ -115,44 +122,42 @@ impl State {
             return;
         }
         subscriber.opened = true;
-        let id = id.filter(|_| self.live);
-        if !self.live {
+        let room_key = subscriber.room as usize;
+        let live = self.is_live(&self.rooms[room_key]);
+        let id = id.filter(|_| live);
+        let subscriber = &mut self.subscribers[key];
+        if !live {
             subscriber.dark = true;
             self.dark.push((key as u32, subscriber.serial));
         }
-        let room = &self.rooms[subscriber.room as usize].name;
-        subscriber.push_control(
-            Control::Open {
-                room,
-                id,
-                live: self.live,
-            },
-            &*self.encoder,
-        );
+        let room = &self.rooms[room_key].name;
+        subscriber.push_control(Control::Open { room, id, live }, &*self.encoder);
     }
 
-    /// Tells those who were opened without a live node. One that is behind is told at a later tick:
+    /// Tells those who were opened without a live room. One that is behind is told at a later tick:
     /// the id must not run ahead of what it has.
     pub(super) fn tell_live(&mut self) {
         let waiting = std::mem::take(&mut self.dark);
         for (key, serial) in waiting {
             let Some(subscriber) = self
                 .subscribers
-                .get_mut(key as usize)
+                .get(key as usize)
                 .filter(|s| s.serial == serial && s.dark)
             else {
                 continue;
             };
             let room = &self.rooms[subscriber.room as usize];
-            let settled = subscriber.is_clear()
+            let settled = self.is_live(room)
+                && subscriber.is_clear()
                 && subscriber.catch_up.is_none()
                 && subscriber.offset == room.log.end();
             if !settled {
                 self.dark.push((key, serial));
                 continue;
             }
-            subscriber.dark = false;
             let id = subscriber.adrift.then(|| room.log.head());
+            let subscriber = &mut self.subscribers[key as usize];
+            subscriber.dark = false;
             subscriber.push_control(Control::Live { id }, &*self.encoder);
             self.flush(key as usize);
         }
@@ -160,17 +165,18 @@ impl State {
 
     pub(super) fn open_impatient(&mut self) {
         while let Some((name, since)) = self.joining.front() {
-            let room = self.by_name.get(name).map(|&key| &self.rooms[key]);
-            let joined = room.is_none_or(|room| room.joined);
-            if !joined && self.now().wrapping_sub(*since) < OPEN_PATIENCE_TICKS {
-                break;
+            let since = *since;
+            let room_key = self.by_name.get(name).copied();
+            let room = room_key.and_then(|key| self.rooms.get_mut(key));
+            let mut waiting = Vec::new();
+            if let Some(room) = room.filter(|room| !room.joined) {
+                if self.now.wrapping_sub(since) < OPEN_PATIENCE_TICKS {
+                    break;
+                }
+                room.late = true;
+                waiting.clone_from(&room.waiting);
             }
-            let waiting = room
-                .filter(|_| !joined)
-                .map(|room| room.waiting.clone())
-                .unwrap_or_default();
             self.joining.pop_front();
-            let live = std::mem::replace(&mut self.live, false);
             for (key, serial) in waiting {
                 if self
                     .subscribers
@@ -181,7 +187,6 @@ impl State {
                     self.flush(key as usize);
                 }
             }
-            self.live = live;
         }
     }
 

@@ -39,6 +39,7 @@ impl State {
             if let Some(catch_up) = &mut self.subscribers[key].catch_up {
                 catch_up.waiting = false;
             }
+            self.open_at_once(key);
             self.resolve(key);
             self.flush(key);
         }
@@ -107,8 +108,9 @@ impl State {
     fn enter(&mut self, key: usize, offset: u64, position: EventId) {
         let end = self.rooms[self.subscribers[key].room as usize].log.end();
         self.send_open(key, Some(position));
+        let is_live = self.is_live(&self.rooms[self.subscribers[key].room as usize]);
         let subscriber = &mut self.subscribers[key];
-        if subscriber.dark && self.live {
+        if subscriber.dark && is_live {
             subscriber.dark = false;
             subscriber.push_control(
                 Control::Live {

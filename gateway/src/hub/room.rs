@@ -24,6 +24,10 @@ pub(super) struct Room {
     pub(super) again: Option<Instant>,
     /// The broker has confirmed; the log has a meaning.
     pub(super) joined: bool,
+    /// The broker has said that this room's part of it is away.
+    pub(super) away: bool,
+    /// The broker has not confirmed in time.
+    pub(super) late: bool,
     /// Subscribers that wait for the broker's confirmation or for the backfill.
     pub(super) waiting: Vec<Handle>,
     /// A read of the newest history is under way.
@@ -52,6 +56,8 @@ impl Room {
             queued: None,
             again: None,
             joined: false,
+            away: false,
+            late: false,
             waiting: Vec::new(),
             backfilling: false,
             backfilled: false,

@@ -252,6 +252,12 @@ impl State {
                     self.reset_room(key, reset);
                 }
             }
+            // Those who wait for it are told at the next tick: many rooms come back at a time.
+            Supply::RoomLive { room, live } => {
+                if let Some(&key) = self.by_name.get(&room) {
+                    self.rooms[key].away = !live;
+                }
+            }
         }
     }
 

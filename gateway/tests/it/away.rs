@@ -1,5 +1,6 @@
 //! A cluster of which one primary is away: the rooms of the others go on as if nothing were the matter.
 
+use crate::servers::reasons;
 use crate::support::cluster::slot;
 use crate::support::redis::key;
 use crate::support::{Client, Gateway, RedisCluster, Setup};
@@ -92,5 +93,71 @@ async fn rooms_of_other_primaries_are_read_while_one_stands_still() {
     signal(&cluster, "CONT");
     for (room, client) in rooms.iter().zip(&waiting) {
         room.assert_served(client).await;
+    }
+}
+
+/// Who comes to a room whose primary is away is told so, whether the node had the room before or not, and told when it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_a_primary_that_is_away_are_told_so() {
+    let mut cluster = RedisCluster::start().await;
+    let gateway = Setup::redis_by(&cluster.url()).start().await;
+    let (mut here, there) = names(&cluster).await;
+    let (new, known) = (here.pop().unwrap(), here.pop().unwrap());
+    let open = async |name: &str, after: &str| {
+        let client = Client::of(&[gateway.address], name);
+        client.last_event_id(after).open().await
+    };
+    // The node is with another primary, too: it stays live.
+    let others = open(&there, "").await;
+    let old = open(&known, "").await;
+    let first = gateway.publish(&known, "chat", "first").await;
+    let unseen = gateway.publish(&new, "chat", "first").await;
+    old.wait_id(&first).await;
+    for node in [3, 0] {
+        cluster.nodes[node].server.kill();
+    }
+    let lost = cluster.nodes[0].proxy.address.to_string();
+    eventually!(reasons(&gateway).await.contains(&lost));
+    let mut told = Vec::new();
+    for (name, id) in [(&known, &first), (&new, &unseen)] {
+        // The second one comes when the room is waited for already.
+        for after in ["", id, ""] {
+            let client = open(name, after).await;
+            assert_eq!(
+                client.control("stream.open")[0]["live"],
+                false,
+                "{name} {after}"
+            );
+            assert_eq!(client.control_id("stream.open"), None, "{name} {after}");
+            told.push((name, id, after, client));
+        }
+    }
+    let other = open(&there, "").await;
+    assert_eq!(other.control("stream.open")[0]["live"], true);
+    for node in [0, 3] {
+        cluster.nodes[node].server.up().await;
+    }
+    for (name, id, after, client) in &told {
+        assert_eq!(client.wait_control("stream.live").await["live"], true);
+        let position = after.is_empty().then(|| id.to_string());
+        assert_eq!(client.control_id("stream.live"), position, "{name}");
+    }
+    for (name, room) in [(&known, &told[..3]), (&new, &told[3..])] {
+        let publish = async || {
+            let headers = [("Content-Type", "text/plain")];
+            let answer = gateway.post(name, &headers, b"last").await;
+            answer.json()["id"].as_str().map(str::to_owned)
+        };
+        eventually!(publish().await.is_some());
+        let id = publish().await.unwrap();
+        for (.., client) in room {
+            client.wait_id(&id).await;
+            client.assert_never_reset();
+            assert_eq!((client.events().len(), client.seen().connections), (2, 1));
+        }
+    }
+    for client in [&old, &others, &other] {
+        let told = client.control("stream.live");
+        assert!(told.is_empty(), "it was live when it was opened: {told:?}");
     }
 }

@@ -21,6 +21,7 @@ pub(super) enum Out {
     Joined(EventId),
     Items(Vec<Item>),
     Reset(Reset),
+    Live(bool),
 }
 
 /// A room with at least one shard, or one whose channels are being given up.
@@ -36,6 +37,8 @@ pub(super) struct Room {
     pub(super) server: Option<ServerId>,
     /// The server has given its channels up, or refused them: it is not there any more.
     pub(super) is_homeless: bool,
+    /// Its server was lost after it had joined, and what was missed has not been read yet.
+    pub(super) is_away: bool,
     pub(super) shards: Vec<ShardId>,
     pub(super) sequencer: Sequencer,
     pub(super) out: Vec<Out>,
@@ -102,6 +105,7 @@ impl Rooms {
             slot: slot(&channel),
             server: None,
             is_homeless: false,
+            is_away: false,
             shards: Vec::new(),
             sequencer: Sequencer::default(),
             out: Vec::new(),
@@ -131,6 +135,7 @@ impl Rooms {
         if let Some(room) = self.places.get_mut(index) {
             room.serial = self.serial;
             room.sequencer = Sequencer::default();
+            room.is_away = false;
             room.has_wrong_type = false;
             room.out.clear();
         }

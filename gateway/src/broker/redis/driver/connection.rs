@@ -10,7 +10,7 @@ use super::{BACKOFF, Cause, Done, Driver};
 use crate::broker::redis::identity;
 use crate::broker::redis::link::Link;
 use crate::broker::redis::resp::{Kind, Push};
-use crate::broker::redis::rooms::{Channel, ServerId};
+use crate::broker::redis::rooms::{Channel, Out, ServerId};
 use crate::broker::redis::status::Trouble;
 use crate::hub::Supply;
 
@@ -113,6 +113,12 @@ impl Driver {
             };
             room.sequencer.lost();
             room.is_leaving = false;
+            if room.sequencer.head().is_some() && !std::mem::replace(&mut room.is_away, true) {
+                room.out.push(Out::Live(false));
+                if !std::mem::replace(&mut room.is_dirty, true) {
+                    self.dirty.push(index);
+                }
+            }
             if room.shards.is_empty() {
                 self.rooms.remove(index);
             }

@@ -49,7 +49,13 @@ impl Driver {
                 room.shards.push(shard);
             }
             let head = room.sequencer.head()?;
+            let is_away = room.is_away;
             let room = name.clone();
+            if is_away {
+                // Before anyone is told that it is not.
+                let (room, live) = (room.clone(), false);
+                self.send(shard, Supply::RoomLive { room, live }).await;
+            }
             self.send(shard, Supply::Joined { room, head }).await;
             return None;
         }
@@ -262,6 +268,10 @@ impl Driver {
                 }
             }
         }
+        if room.is_away && room.sequencer.is_live() {
+            room.is_away = false;
+            room.out.push(Out::Live(true));
+        }
         if !room.out.is_empty() && !std::mem::replace(&mut room.is_dirty, true) {
             self.dirty.push(handle.0);
         }
@@ -373,6 +383,7 @@ impl Driver {
                             room,
                             reset: *reset,
                         },
+                        Out::Live(live) => Supply::RoomLive { room, live: *live },
                     };
                     self.send(shard, supply).await;
                 }

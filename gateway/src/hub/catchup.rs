@@ -32,7 +32,7 @@ const KEPT_TICKS: u32 = 20;
 pub(super) struct Reader {
     /// The read that is under way, or has failed and is to be tried again.
     reading: Option<u32>,
-    /// The last id of the room log when it began.
+    /// What the room log ended with when it began.
     head: EventId,
     /// The next read is for these...
     waiting: Vec<Handle>,
@@ -61,6 +61,9 @@ pub(super) struct Page {
     links: Vec<(EventId, Option<EventId>)>,
     /// What the read said besides the items.
     facts: History,
+    /// The stream had not even what the room log had when the read began: the log's history is another one, and the
+    /// node has not noticed yet.
+    is_log_astray: bool,
     used: u32,
 }
 
@@ -158,7 +161,14 @@ impl State {
         let mut begin = after;
         if !catch_up.proved {
             catch_up.answered_by(Source::Broker);
-            match page.judge(after) {
+            let verdict = page.judge(after);
+            let goes_on = matches!(verdict, Verdict::Proved | Verdict::Trimmed(_));
+            if page.is_log_astray && goes_on && after < self.rooms[room_key].log.head() {
+                // What the log has after this position is not what follows it, and may have been seen.
+                self.wait_for_tick(handle, room_key);
+                return;
+            }
+            match verdict {
                 Verdict::Proved => catch_up.proved = true,
                 Verdict::Trimmed(resume) => {
                     catch_up.proved = true;
@@ -176,12 +186,7 @@ impl State {
             }
         } else if after >= log.head() {
             // The stream ends here, and the log begins later: not before the next tick again.
-            catch_up.reading = true;
-            let reader = &mut self.rooms[room_key].reader;
-            if reader.arriving.is_empty() {
-                self.gathering.push(room_key);
-            }
-            reader.arriving.push(handle);
+            self.wait_for_tick(handle, room_key);
             return;
         }
         if let Some(catch_up) = &mut self.subscribers[key].catch_up {
@@ -190,6 +195,18 @@ impl State {
             catch_up.page = Some(PageCursor { log, offset });
         }
         self.to_flush.push_back(handle);
+    }
+
+    /// Asks again at the next tick for somebody whom a page has nothing for.
+    fn wait_for_tick(&mut self, handle: Handle, room_key: usize) {
+        if let Some(catch_up) = &mut self.subscribers[handle.0 as usize].catch_up {
+            catch_up.reading = true;
+        }
+        let reader = &mut self.rooms[room_key].reader;
+        if reader.arriving.is_empty() {
+            self.gathering.push(room_key);
+        }
+        reader.arriving.push(handle);
     }
 
     /// Writes to those who were put into pages, at most `budget` of them. `true` when more are due.
@@ -244,8 +261,8 @@ impl State {
             });
             self.page_serial = self.page_serial.wrapping_add(1);
             reader.reading = Some(self.page_serial);
-            reader.head = room.log.head();
             reader.fresh = reader.waiting.len();
+            reader.head = room.log.head();
             let query = HistoryQuery::After {
                 after,
                 limit: self.config.history_page,
@@ -280,11 +297,6 @@ impl State {
         }
         let history = match result {
             Err(HistoryError::Away(_)) => {
-                self.retries.push((read.room.clone(), read.purpose));
-                return;
-            }
-            // The stream is gone, and the room is about to be told. Until then its log would be taken for what follows.
-            Ok(history) if history.last_id == EventId::ZERO && reader.head != EventId::ZERO => {
                 self.retries.push((read.room.clone(), read.purpose));
                 return;
             }
@@ -326,11 +338,7 @@ impl State {
             } else if index < count {
                 self.rooms[room_key].reader.waiting.push(handle);
             } else {
-                let reader = &mut self.rooms[room_key].reader;
-                if reader.arriving.is_empty() {
-                    self.gathering.push(room_key);
-                }
-                reader.arriving.push(handle);
+                self.wait_for_tick(handle, room_key);
             }
         }
         self.want_page(room_key);
@@ -354,11 +362,13 @@ impl State {
             ..*history
         };
         let used = self.now();
+        let is_log_astray = history.last_id < self.rooms[room].reader.head;
         self.pages.push_back(Page {
             room,
             log: Rc::new(log),
             links,
             facts,
+            is_log_astray,
             used,
         });
         let most = self.config.log_memory / PAGES_SHARE;

@@ -121,6 +121,8 @@ async fn events_of_the_other_branch_are_delivered_or_told() {
     }
 }
 
+const READS: &str = "sse_gateway_redis_range_reads_total";
+
 /// A client that was told that all is gone has the position before the first event. The other node still holds the old events.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_was_told_that_all_is_gone_is_not_given_it_again() {
@@ -155,12 +157,15 @@ async fn who_was_told_that_all_is_gone_is_not_given_it_again() {
         }
         redis.call(&["DEL", &key("demo")]).await;
         eventually!(moves.resets().len() == 2, "{}", moves.summary());
+        let reads = async || late.metric(READS).await.unwrap();
+        let before = reads().await;
         moves.cut();
         eventually!(
             moves.control("stream.open").len() == 2,
             "it does not come back"
         );
-        // Any answer: it has had its turn.
+        // What follows its position has been looked for, and there is nothing; any answer: it has had its turn.
+        eventually!(reads().await > before);
         late.get("/rooms/demo").await;
         proxy.open();
         let last = redis.publish("demo", "chat", "last").await;

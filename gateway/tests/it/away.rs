@@ -96,6 +96,26 @@ async fn rooms_of_other_primaries_are_read_while_one_stands_still() {
     }
 }
 
+/// Where Redis does not announce plain entries, all rooms are looked at together.
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_events_of_other_primaries_are_found_while_one_stands_still() {
+    let cluster = RedisCluster::start().await;
+    let gateway = Setup::redis_by(&cluster.url())
+        .set("redis.set_notifications", "false")
+        .set("redis.response_timeout", "2m");
+    let gateway = gateway.start().await;
+    let (here, there) = names(&cluster).await;
+    let _held = Client::of(&[gateway.address], &here[0]).open().await;
+    let client = Client::of(&[gateway.address], &there).open().await;
+    let add = || cluster.nodes[1].server.xadd(&there, &[("data", "plain")]);
+    client.wait_id(&add().await).await;
+    signal(&cluster, "STOP");
+    // More than one look: the first may have begun before.
+    for _ in 0..5 {
+        client.wait_id(&add().await).await;
+    }
+}
+
 /// Who comes to a room whose primary is away is told so, whether the node had the room before or not, and told when it is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_of_a_primary_that_is_away_are_told_so() {

@@ -1,4 +1,4 @@
-//! Reads that wait for one server. Whoever reads has few places, for rooms of all servers: a server that is dead or stands
+//! Reads and verifications that wait for one server. Whoever reads has few places, for rooms of all servers: a server that is dead or stands
 //! still must not take them all.
 //!
 //! Invariant: once nothing was heard from a server for [`SILENCE`], one read at most waits for it. It is never given up
@@ -62,6 +62,18 @@ impl Gate {
     /// Something was not answered, or by a server that cannot serve it now.
     pub(super) fn failed(&self) {
         self.state.lock().failed = true;
+    }
+
+    /// Ends once nothing was heard for [`SILENCE`], from now on.
+    pub(super) async fn silence(&self) -> Away {
+        let began = Instant::now();
+        loop {
+            let until = self.state.lock().heard.max(began) + SILENCE;
+            if Instant::now() >= until {
+                return silent();
+            }
+            tokio::time::sleep_until(until).await;
+        }
     }
 
     /// Lets one more read wait.
@@ -152,6 +164,20 @@ mod tests {
                 () = tokio::time::sleep(SILENCE / 2) => gate.heard(),
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_begins_with_the_last_answer() {
+        let gate = Gate::new();
+        let silence = gate.silence();
+        tokio::pin!(silence);
+        tokio::select! {
+            _ = &mut silence => panic!("it has not been asked for long"),
+            () = tokio::time::sleep(SILENCE / 2) => gate.heard(),
+        }
+        let heard = Instant::now();
+        silence.await;
+        assert_eq!(heard.elapsed(), SILENCE);
     }
 
     #[tokio::test(start_paused = true)]

@@ -94,22 +94,28 @@ impl Lane {
         }
     }
 
-    /// Sends commands and gives one value for each. Reads are told at once that the server is away, but for one, while
-    /// it answers nothing.
+    /// Sends commands and gives one value for each. While the server answers nothing, reads are told at once that it is
+    /// away, but for one, and so are verifications: others wait for them, and they come again by themselves.
     pub(super) async fn ask(
         &self,
         purpose: Purpose,
         commands: Vec<Cmd>,
         repeatable: bool,
     ) -> Result<Vec<Value>, Away> {
-        let answer = if purpose == Purpose::Read {
-            let pass = self.gate.enter()?;
-            tokio::select! {
-                answer = self.send(purpose, commands, repeatable) => answer,
-                away = pass.overdue() => return Err(away),
+        let sent = self.send(purpose, commands, repeatable);
+        let answer = match purpose {
+            Purpose::Read => {
+                let pass = self.gate.enter()?;
+                tokio::select! {
+                    answer = sent => answer,
+                    away = pass.overdue() => return Err(away),
+                }
             }
-        } else {
-            self.send(purpose, commands, repeatable).await
+            Purpose::Verify => tokio::select! {
+                answer = sent => answer,
+                away = self.gate.silence() => return Err(away),
+            },
+            _ => sent.await,
         };
         match &answer {
             Ok(values) if !values.iter().any(is_demoted) => self.gate.heard(),

@@ -1,5 +1,5 @@
-//! Reads and verifications that wait for one server. Whoever reads has few places, for rooms of all servers: a server that is dead or stands
-//! still must not take them all.
+//! Reads and verifications that wait for one server. Whoever reads has few places, for rooms of all servers: a server that
+//! is dead or stands still must not take them all.
 //!
 //! Invariant: once nothing was heard from a server for [`SILENCE`], one read at most waits for it. It is never given up
 //! for another one, so that a server that is merely slow is read from all the same.

@@ -12,8 +12,9 @@ use std::sync::Arc;
 
 use protocol::EventId;
 
-use super::log::RoomLog;
+use super::log::{Place, RoomLog};
 use super::resume::{Verdict, judge};
+use super::room::Room;
 use super::state::{Purpose, Read, State};
 use super::subscriber::{Handle, PageCursor, Source};
 use super::{History, HistoryError, HistoryQuery, Position, ResetReason};
@@ -362,7 +363,13 @@ impl State {
             ..*history
         };
         let used = self.now();
-        let is_log_astray = history.last_id < self.rooms[room].reader.head;
+        let Room {
+            log: live, reader, ..
+        } = &self.rooms[room];
+        // Another primary may lack the last events of the log, and the log goes on from what both have.
+        let is_common = history.last_id != EventId::ZERO
+            && matches!(live.locate(history.last_id), Place::At(_));
+        let is_log_astray = history.last_id < reader.head && !is_common;
         self.pages.push_back(Page {
             room,
             log: Rc::new(log),

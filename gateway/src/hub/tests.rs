@@ -328,7 +328,7 @@ impl World {
     /// Until everyone has as many events as are due, or a deadline that says that it never comes.
     fn settle(&mut self) {
         self.give(usize::MAX);
-        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
         for round in 0u32.. {
             if std::time::Instant::now() > deadline {
                 break;

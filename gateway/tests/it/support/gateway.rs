@@ -248,7 +248,7 @@ impl Gateway {
     pub async fn post(&self, room: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
         let key = format!("Bearer {PUBLISH_KEY}");
         let mut headers = headers.to_vec();
-        if self.setup.secured {
+        if self.setup.secured && headers.iter().all(|(name, _)| *name != "Authorization") {
             headers.push(("Authorization", &key));
         }
         http::request(

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::LocalSet;
 use tracing::{debug, error, info, warn};
 
-use crate::auth::{Auth, Forward, ForwardMetrics};
+use crate::auth::{Auth, Forward, ForwardMetrics, Tokens};
 use crate::broker::memory::{MemoryBroker, MemoryConfig};
 use crate::broker::redis::{RedisBroker, RedisConfig, RedisMetrics};
 use crate::broker::{Broker, Wait};
@@ -96,12 +96,15 @@ pub async fn run(
     let (fault, mut faults) = mpsc::channel(1);
     let (mut shards, mut runtimes) = (Vec::with_capacity(count), Vec::with_capacity(count));
     let http = Arc::new(http_config(&config, files));
+    let tokens = Tokens::start(config.tokens.config(), &Handle::current(), &registry)
+        .map_err(anyhow::Error::msg)?;
     follow_disconnects(&*broker, &node, config.tokens.max_age);
     let forward = ForwardMetrics::register(&registry).context("metrics cannot be registered")?;
     let forward = Forward::new(Handle::current(), forward);
     let auth = Auth::new(config.policy())
         .heeding(node.disconnects().clone())
-        .forwarding(forward);
+        .forwarding(forward)
+        .with_tokens(tokens);
     let auth = Arc::new(auth);
     for (id, inlet) in outlets.into_iter().enumerate() {
         let parts = Parts {
@@ -194,6 +197,11 @@ pub async fn run(
             notify(&reloading());
             reload.again(|config| {
                 auth.apply(config.policy());
+                if let Some(tokens) = auth.tokens()
+                    && let Err(error) = tokens.apply(config.tokens.config(), &Handle::current())
+                {
+                    error!(error, "The keys for tokens were not changed.");
+                }
                 http.publish.set(publish_rules(config));
                 http.limits.set(stream_limits(config, files));
                 node.set_rules(stream_rules(config));

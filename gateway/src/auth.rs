@@ -17,10 +17,12 @@ mod disconnects;
 mod forward;
 mod keys;
 mod rules;
+mod tokens;
 
 pub use forward::{Forward, ForwardConfig, ForwardMetrics};
 pub use keys::{PublishKeys, without_key};
 pub use rules::{Mode, Rules};
+pub use tokens::{Carriers, Demands, JwksConfig, Tokens, TokensConfig, read_files, read_keys};
 
 /// Files with keys are read again this often: a secret that an orchestrator replaces counts without a signal.
 const FILES_INTERVAL: Duration = Duration::from_secs(1);
@@ -149,6 +151,7 @@ pub struct Auth {
     policy: Live<Policy>,
     disconnects: Disconnects,
     forward: Option<Forward>,
+    tokens: Option<Tokens>,
 }
 
 /// What can change while the node runs.
@@ -174,6 +177,7 @@ impl Auth {
             policy: Live::new(policy),
             disconnects: Disconnects::default(),
             forward: None,
+            tokens: None,
         }
     }
 
@@ -192,6 +196,19 @@ impl Auth {
         forward.apply(self.policy.get().forward.as_ref());
         self.forward = Some(forward);
         self
+    }
+
+    /// Decides by these tokens too.
+    #[must_use]
+    pub fn with_tokens(mut self, tokens: Tokens) -> Self {
+        self.tokens = Some(tokens);
+        self
+    }
+
+    /// Decides by tokens, where it does.
+    #[must_use]
+    pub fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_ref()
     }
 
     /// Another policy from now on. Streams that are open stay.
@@ -253,27 +270,38 @@ impl Auth {
         };
         match rules.of(asked.room) {
             Mode::Open => Verdict::Allowed(Grant::open(By::Open)),
-            // A key that counts elsewhere is nothing that the backend may see.
-            Mode::Forward if key != Some(keys::Found::Elsewhere) => match &self.forward {
-                Some(forward) => forward.decide(asked).await,
-                None => Verdict::Away("there is no backend to ask for permission"),
+            Mode::Token => self.by_token(asked, &policy, key).await,
+            Mode::Forward => match (&self.forward, key) {
+                // A key that counts elsewhere is nothing that the backend may see.
+                (_, Some(found @ keys::Found::Elsewhere)) => {
+                    Verdict::Refused(policy.keys.refusal(found))
+                }
+                (Some(forward), _) => forward.decide(asked).await,
+                (None, _) => Verdict::Away("there is no backend to ask for permission"),
             },
-            Mode::Token | Mode::Forward => Verdict::Refused(self.refused(asked, &policy, key)),
         }
     }
 
-    fn refused(&self, asked: &Asked<'_>, policy: &Policy, key: Option<keys::Found>) -> Refusal {
-        if let Some(found) = key {
-            return policy.keys.refusal(found);
+    /// By a token; who publishes and shows none is told of keys too.
+    async fn by_token(
+        &self,
+        asked: &Asked<'_>,
+        policy: &Policy,
+        key: Option<keys::Found>,
+    ) -> Verdict {
+        let verdict = match &self.tokens {
+            Some(tokens) => tokens.decide(asked).await,
+            None => Verdict::Refused(tokens::not_configured(asked)),
+        };
+        let (Verdict::Refused(refusal), Some(found)) = (&verdict, key) else {
+            return verdict;
+        };
+        let by_key = policy.keys.refusal(found);
+        match refusal.label {
+            "not_configured" => Verdict::Refused(by_key),
+            "missing" | "malformed" if by_key.label != "not_configured" => Verdict::Refused(by_key),
+            _ => verdict,
         }
-        Refusal::new(
-            RefusalKind::Missing,
-            "missing",
-            format!(
-                "subscribing to {} needs a token, and none was sent: see access.subscribe",
-                asked.room
-            ),
-        )
     }
 }
 

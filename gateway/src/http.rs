@@ -330,7 +330,9 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let rules = site.config.publish.get();
-    let options = publish::Options::read(parts.uri.query().unwrap_or_default())?;
+    let token = site.auth.tokens().map(|tokens| tokens.query_parameter());
+    let query = parts.uri.query().unwrap_or_default();
+    let options = publish::Options::read(query, token.as_deref().unwrap_or_default())?;
     options.check(grant.by)?;
     let mut event = publish::read_event(&parts.headers, body, rules.max_bytes).await?;
     options.apply(&mut event, rules.wait)?;

@@ -67,6 +67,17 @@ const LIVE: &[&str] = &[
     "forward.max_requests",
     "forward.cache",
     "forward.cache_entries",
+    "tokens.keys",
+    "tokens.key_files",
+    "tokens.jwks_url",
+    "tokens.jwks_refresh",
+    "tokens.issuer",
+    "tokens.audience",
+    "tokens.leeway",
+    "tokens.max_age",
+    "tokens.claim",
+    "tokens.cookie",
+    "tokens.query",
     "publish.wait_replicas",
     "publish.wait_timeout",
     "limits.streams",
@@ -120,6 +131,7 @@ impl Reload {
         files.clone_from(&config.publish.key_files);
         self.now.access.clone_from(&config.access);
         self.now.forward.clone_from(&config.forward);
+        self.now.tokens.clone_from(&config.tokens);
         self.now.publish.wait_replicas = config.publish.wait_replicas;
         self.now.publish.wait_timeout = config.publish.wait_timeout;
         self.now.limits = Limits {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Config, values};
-use crate::auth::{ForwardConfig, Mode, Policy, PublishKeys, Rules};
+use crate::auth::{
+    Carriers, Demands, ForwardConfig, JwksConfig, Mode, Policy, PublishKeys, Rules, TokensConfig,
+};
 
 /// `[access]`: how permission is given, by room.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -186,6 +188,30 @@ impl fmt::Debug for Forward {
 }
 
 impl Tokens {
+    /// What decides by them.
+    #[must_use]
+    pub fn config(&self) -> TokensConfig {
+        TokensConfig {
+            keys: self.keys.clone(),
+            key_files: self.key_files.clone(),
+            jwks: (!self.jwks_url.is_empty()).then(|| JwksConfig {
+                url: self.jwks_url.clone(),
+                refresh: self.jwks_refresh,
+            }),
+            demands: Demands {
+                issuer: self.issuer.clone(),
+                audience: self.audience.clone(),
+                leeway: self.leeway,
+                max_age: self.max_age,
+                claim: self.claim.clone(),
+            },
+            carriers: Carriers {
+                cookie: self.cookie.as_str().into(),
+                query: self.query.as_str().into(),
+            },
+        }
+    }
+
     /// Whether any key is named.
     #[must_use]
     pub fn is_used(&self) -> bool {

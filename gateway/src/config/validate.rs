@@ -11,6 +11,7 @@ use crate::auth::PublishKeys;
 use crate::broker::{MAX_WAIT_REPLICAS, MAX_WAIT_TIMEOUT};
 
 mod exposure;
+mod tokens;
 
 /// Classes of rooms: each is a label in several families of metrics.
 const MAX_CLASSES: usize = 32;
@@ -35,6 +36,7 @@ pub fn validate(config: &Config) -> Result<Vec<String>, ConfigError> {
         .map_err(|error| ConfigError::Rule(format!("log.level: {error}")))?;
     sizes(config)?;
     times(config)?;
+    tokens::check(&config.tokens)?;
     exposure::check(config)
 }
 

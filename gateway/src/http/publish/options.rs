@@ -23,11 +23,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads a query.
+    /// Reads a query, in which the parameter `token` is for another; an empty name is nobody's.
     ///
     /// # Errors
     /// 400 for another name, because a misspelt one would promise what is not done, and for a bad value.
-    pub fn read(query: &str) -> Result<Self, Failure> {
+    pub fn read(query: &str, token: &str) -> Result<Self, Failure> {
         let mut options = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
@@ -52,6 +52,7 @@ impl Options {
                         ))
                     })?);
                 }
+                name if !token.is_empty() && name == token => {}
                 _ => {
                     return Err(Failure::bad(format!(
                         "the query has `{name}`, and publishing knows only max_len, max_age, expire, replicas and wait"
@@ -138,11 +139,16 @@ pub fn answer(published: &Published) -> Value {
 mod tests {
     use super::*;
 
+    /// Where no token may be in the query.
+    fn read(query: &str) -> Result<Options, Failure> {
+        Options::read(query, "")
+    }
+
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
     fn reads_what_it_knows_and_refuses_the_rest() {
-        let options = Options::read("max_len=100&max_age=1h&expire=0s&replicas=2&wait=500ms");
+        let options = read("max_len=100&max_age=1h&expire=0s&replicas=2&wait=500ms");
         let retention = RetentionChange {
             max_len: Some(100),
             max_age: Some(3600 * SECOND),
@@ -166,10 +172,16 @@ mod tests {
             ("wait=11s", "1ms to 10s"),
             ("replica=1", "`replica`"),
         ] {
-            let failure = Options::read(query).unwrap_err();
+            let failure = read(query).unwrap_err();
             assert_eq!(failure.status, 400, "{query}");
             assert!(failure.sentence.contains(word), "{query}: {failure}");
         }
+    }
+
+    #[test]
+    fn a_token_in_the_query_is_no_option() {
+        assert_eq!(Options::read("t=a.b.c", "t").unwrap(), Options::default());
+        assert_eq!(Options::read("=a.b.c", "").unwrap_err().status, 400);
     }
 
     #[test]
@@ -180,7 +192,7 @@ mod tests {
             ("replicas=1", true, true, false),
             ("wait=1s", true, true, false),
         ] {
-            let options = Options::read(query).unwrap();
+            let options = read(query).unwrap();
             let may = |publisher| match options.check(publisher) {
                 Ok(()) => true,
                 Err(failure) => {
@@ -198,7 +210,7 @@ mod tests {
         let wait = |replicas, timeout| Wait { replicas, timeout };
         let applied = |query: &str, configured| {
             let mut event = NewEvent::default();
-            let options = Options::read(query).unwrap();
+            let options = read(query).unwrap();
             options.apply(&mut event, configured).map(|()| event.wait)
         };
         let (none, one) = (wait(0, SECOND), wait(1, SECOND));
@@ -215,7 +227,7 @@ mod tests {
         assert!(Options::default().apply(&mut ephemeral, one).is_ok());
         assert_eq!(ephemeral.wait, None);
         for query in ["replicas=1", "wait=1s", "expire=1d"] {
-            let options = Options::read(query).unwrap();
+            let options = read(query).unwrap();
             assert_eq!(options.apply(&mut ephemeral, one).unwrap_err().status, 400);
         }
     }

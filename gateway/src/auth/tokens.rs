@@ -1,0 +1,349 @@
+//! JSON Web Tokens: which counts, and what it allows.
+//!
+//! A token that was found good is remembered by its digest until keys or settings change, so that a storm of reconnects
+//! costs no signatures; times and rooms are looked at each time. Invariant: what is remembered was signed by a key that
+//! counts now. Whatever changes the keys begins with an empty memory.
+
+use std::borrow::Cow;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use prometheus::Registry;
+use protocol::token::{Claims, Key};
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+use tracing::{error, info};
+
+use super::{Action, Asked, By, Grant, Refusal, RefusalKind, Verdict, unix_now};
+use crate::fetch::Fetch;
+use crate::hub::Terms;
+use crate::reload::Live;
+
+mod carriers;
+mod checker;
+mod jwks;
+mod metrics;
+mod sources;
+
+pub use carriers::Carriers;
+pub use checker::Demands;
+pub use jwks::JwksConfig;
+pub use sources::{read_files, read_keys};
+
+use checker::{Checker, Unsound};
+use jwks::{Jwks, Looked};
+use metrics::TokenMetrics;
+
+/// Which tokens count. `Debug` hides the keys.
+#[derive(Clone, Default)]
+pub struct TokensConfig {
+    /// Keys, as `ALGORITHM KEY` or `kid=ID ALGORITHM KEY`. Secrets.
+    pub keys: Vec<String>,
+    /// Files with keys, as `ALGORITHM PATH`, `kid=ID ALGORITHM PATH`, or `PATH` of a JSON Web Key Set.
+    pub key_files: Vec<String>,
+    /// A set to fetch.
+    pub jwks: Option<JwksConfig>,
+    /// What a token has to say.
+    pub demands: Demands,
+    /// Where a token may be.
+    pub carriers: Carriers,
+}
+
+impl TokensConfig {
+    fn is_used(&self) -> bool {
+        !(self.keys.is_empty() && self.key_files.is_empty() && self.jwks.is_none())
+    }
+}
+
+impl std::fmt::Debug for TokensConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokensConfig")
+            .field("keys", &self.keys.len())
+            .field("key_files", &self.key_files)
+            .field("demands", &self.demands)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Decides by tokens.
+#[derive(Debug)]
+pub struct Tokens(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    setup: Live<Setup>,
+    sources: Mutex<Sources>,
+    metrics: TokenMetrics,
+}
+
+/// All that a decision needs, at one time.
+#[derive(Debug, Default)]
+struct Setup {
+    used: bool,
+    carriers: Carriers,
+    checker: Checker,
+    jwks: Option<Arc<Jwks>>,
+}
+
+/// Where keys come from, and what each place had last.
+#[derive(Debug, Default)]
+struct Sources {
+    config: TokensConfig,
+    inline: Vec<Key>,
+    files: Vec<Key>,
+    fetched: Vec<Key>,
+    jwks: Option<(Arc<Jwks>, Task)>,
+    watch: Option<Task>,
+}
+
+/// A task that ends with what it is for.
+#[derive(Debug)]
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Tokens {
+    /// Decides by these keys. A set that has to be fetched is fetched on this runtime; that it cannot be had now is only
+    /// logged.
+    ///
+    /// # Errors
+    /// A sentence: a key or its file cannot be used, or the metrics' names are taken.
+    pub fn start(
+        config: TokensConfig,
+        handle: &Handle,
+        registry: &Registry,
+    ) -> Result<Self, String> {
+        let metrics = TokenMetrics::register(registry).map_err(|error| error.to_string())?;
+        let tokens = Self(Arc::new(Shared {
+            setup: Live::new(Setup::default()),
+            sources: Mutex::default(),
+            metrics,
+        }));
+        tokens.apply(config, handle)?;
+        Ok(tokens)
+    }
+
+    /// Decides by other keys from now on, or by the same, read again.
+    ///
+    /// # Errors
+    /// A sentence; then nothing has changed.
+    pub fn apply(&self, config: TokensConfig, handle: &Handle) -> Result<(), String> {
+        let shared = &self.0;
+        let (inline, files) = (read_keys(&config.keys)?, read_files(&config.key_files)?);
+        let mut sources = shared.sources.lock();
+        let kept = sources.jwks.is_some() && sources.config.jwks == config.jwks;
+        if !kept {
+            sources.jwks = None;
+            sources.fetched.clear();
+            if let Some(jwks) = &config.jwks {
+                let fetch = Fetch::new(jwks::TIMEOUT, jwks::MAX_BYTES).map_err(|error| {
+                    format!("the system's certificates cannot be read: {error}")
+                })?;
+                let (set, weak) = (Arc::new(Jwks::default()), Arc::downgrade(shared));
+                let work =
+                    set.clone()
+                        .run(fetch, jwks.clone(), shared.metrics.clone(), move |keys| {
+                            replace(&weak, |sources| sources.fetched = keys);
+                        });
+                sources.jwks = Some((set, Task(handle.spawn(work).abort_handle())));
+            }
+        }
+        sources.watch = (!config.key_files.is_empty()).then(|| {
+            let work = watch_files(Arc::downgrade(shared), config.key_files.clone());
+            Task(handle.spawn(work).abort_handle())
+        });
+        sources.config = config;
+        (sources.inline, sources.files) = (inline, files);
+        shared.build(&sources);
+        Ok(())
+    }
+
+    /// Whether there are keys, or may come to be.
+    #[must_use]
+    pub fn are_used(&self) -> bool {
+        self.0.setup.get().used
+    }
+
+    /// The query parameter that may hold a token; empty for none.
+    #[must_use]
+    pub fn query_parameter(&self) -> Arc<str> {
+        self.0.setup.get().carriers.query.clone()
+    }
+
+    /// Decides on a request in a room that needs a token. Waits only where a key has to be fetched.
+    pub(super) async fn decide(&self, asked: &Asked<'_>) -> Verdict {
+        let setup = self.0.setup.get();
+        if !setup.used {
+            return Verdict::Refused(not_configured(asked));
+        }
+        let text = match setup.carriers.find(asked.headers, asked.query) {
+            Ok(Some(text)) => text,
+            Ok(None) => {
+                return Verdict::Refused(Refusal::new(
+                    RefusalKind::Missing,
+                    "missing",
+                    format!(
+                        "{} needs a token: {}",
+                        doing(asked),
+                        setup.carriers.advice()
+                    ),
+                ));
+            }
+            Err(refusal) => return Verdict::Refused(refusal),
+        };
+        match self.claims(&setup, &text).await {
+            Ok(claims) => allow(asked, &setup.checker.demands, &claims),
+            Err(verdict) => verdict,
+        }
+    }
+
+    /// The claims of a good token, whatever the time is.
+    async fn claims(&self, setup: &Setup, text: &Cow<'_, str>) -> Result<Arc<Claims>, Verdict> {
+        let metrics = &self.0.metrics;
+        let key_id = match setup.checker.check(text, metrics) {
+            Ok(claims) => return Ok(claims),
+            Err(Unsound::Refused(refusal)) => return Err(Verdict::Refused(refusal)),
+            Err(Unsound::UnknownKey(key_id)) => key_id,
+        };
+        let Some(jwks) = &setup.jwks else {
+            return Err(Verdict::Refused(unknown_key()));
+        };
+        match jwks.look_for(&key_id).await {
+            Looked::Again => {}
+            Looked::NotThere => return Err(Verdict::Refused(unknown_key())),
+            Looked::Away => {
+                return Err(Verdict::Away(
+                    "the key that signed the token is not known yet, and tokens.jwks_url cannot be asked now",
+                ));
+            }
+        }
+        match self.0.setup.get().checker.check(text, metrics) {
+            Ok(claims) => Ok(claims),
+            Err(Unsound::Refused(refusal)) => Err(Verdict::Refused(refusal)),
+            Err(Unsound::UnknownKey(_)) => {
+                jwks.is_not_there(key_id);
+                Err(Verdict::Refused(unknown_key()))
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn build(&self, sources: &Sources) {
+        let config = &sources.config;
+        let keys = [&sources.inline, &sources.files, &sources.fetched];
+        let keys: Vec<Key> = keys.into_iter().flatten().cloned().collect();
+        self.metrics
+            .keys
+            .set(keys.len().try_into().unwrap_or(i64::MAX));
+        self.setup.set(Setup {
+            used: config.is_used(),
+            carriers: config.carriers.clone(),
+            checker: Checker::new(config.demands.clone(), keys),
+            jwks: sources.jwks.as_ref().map(|(jwks, _)| jwks.clone()),
+        });
+    }
+}
+
+/// Changes the keys of one place.
+fn replace(shared: &Weak<Shared>, change: impl FnOnce(&mut Sources)) {
+    if let Some(shared) = shared.upgrade() {
+        let mut sources = shared.sources.lock();
+        change(&mut sources);
+        shared.build(&sources);
+    }
+}
+
+/// Reads key files again when they change. A look a second costs a call of the system for each.
+async fn watch_files(shared: Weak<Shared>, lines: Vec<String>) {
+    const PAUSE: Duration = Duration::from_secs(1);
+    let mut seen = sources::stamps(&lines);
+    let mut complaint = None;
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let now = sources::stamps(&lines);
+        // After a failure it is tried again: the file may have been in the middle of being written.
+        if now == seen && complaint.is_none() {
+            continue;
+        }
+        seen = now;
+        match read_files(&lines) {
+            Ok(keys) => {
+                complaint = None;
+                info!(keys = keys.len(), "The keys for tokens were read again.");
+                replace(&shared, |sources| sources.files = keys);
+            }
+            Err(error) => {
+                if let Some(shared) = shared.upgrade() {
+                    shared.metrics.file_errors.inc();
+                }
+                if complaint.as_ref() != Some(&error) {
+                    error!(%error, "The keys for tokens were not read again: the old ones count.");
+                    complaint = Some(error);
+                }
+            }
+        }
+    }
+}
+
+/// What a good token allows now, here.
+fn allow(asked: &Asked<'_>, demands: &Demands, claims: &Claims) -> Verdict {
+    let ends = match demands.check_time(claims, unix_now()) {
+        Ok(ends) => ends,
+        Err(refusal) => return Verdict::Refused(refusal),
+    };
+    let rooms = match asked.action {
+        Action::Subscribe => &claims.subscribe,
+        Action::Publish => &claims.publish,
+    };
+    if !rooms.fit(asked.room) {
+        return Verdict::Refused(Refusal::new(
+            RefusalKind::Forbidden,
+            "room",
+            format!(
+                "{} needs a token that names the room, in the list `{}` of its claim `{}`",
+                doing(asked),
+                asked.action.label(),
+                demands.claim
+            ),
+        ));
+    }
+    Verdict::Allowed(Grant {
+        by: By::Token,
+        terms: Terms {
+            user: claims.user.clone(),
+            issued: claims.issued,
+            ends: Some(ends),
+        },
+    })
+}
+
+/// Where there are no keys at all.
+pub(super) fn not_configured(asked: &Asked<'_>) -> Refusal {
+    let sentence = format!(
+        "{} needs a token, and the gateway has no keys for tokens: set tokens.key_files, or name the room in access.{}",
+        doing(asked),
+        asked.action.label()
+    );
+    Refusal::new(RefusalKind::Forbidden, "not_configured", sentence)
+}
+
+fn doing(asked: &Asked<'_>) -> String {
+    match asked.action {
+        Action::Subscribe => format!("subscribing to {}", asked.room),
+        Action::Publish => format!("publishing in {}", asked.room),
+    }
+}
+
+fn unknown_key() -> Refusal {
+    Refusal::new(
+        RefusalKind::Invalid,
+        "unknown_kid",
+        "the token names a key (`kid`) that the gateway does not have, or names none and none is for its `alg`: see [tokens]",
+    )
+}

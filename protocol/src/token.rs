@@ -8,9 +8,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
 mod claims;
+mod demands;
 mod key;
 
 pub use claims::{Claims, Rooms};
+pub use demands::{Demands, Unmet};
 pub use key::{Key, KeyLine, KeySource, read_secret, read_set};
 
 /// How tokens are signed (RFC 7518, section 3.1, and RFC 8037).

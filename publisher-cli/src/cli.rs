@@ -12,9 +12,11 @@ use protocol::RoomName;
 
 mod replicas;
 mod server;
+mod token;
 
 pub use replicas::Replicas;
 pub use server::Server;
+pub use token::{Explain, Make, Token};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -83,6 +85,9 @@ pub enum Command {
     ///
     /// Never replaces a later version of the library. Gateways do the same when they connect.
     Load(Load),
+    /// Make JSON Web Tokens that open rooms, and explain them
+    #[command(subcommand, disable_help_subcommand = true)]
+    Token(Token),
     /// Print a completion script
     #[command(
         after_help = "Example:\n  sse-publish completions bash > ~/.local/share/bash-completion/completions/sse-publish"

@@ -5,6 +5,7 @@ mod input;
 mod publish;
 mod report;
 mod target;
+mod token;
 mod trace;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Some(Command::Completions { shell }) => return report::print(&cli::completions(shell)),
         Some(Command::Man { directory }) => cli::man_pages(&directory)
             .map_err(|error| Failure::other(format!("{}: {error}", directory.display()))),
+        Some(Command::Token(token)) => token::run(&token),
         Some(Command::Load(load)) => in_runtime(load_library(load)),
         None => in_runtime(publish_events(cli.publish)),
     };

@@ -27,8 +27,8 @@ mod metrics;
 mod sources;
 
 pub use carriers::Carriers;
-pub use checker::Demands;
 pub use jwks::JwksConfig;
+pub use protocol::token::Demands;
 pub use sources::{read_files, read_keys};
 
 use checker::{Checker, Unsound};
@@ -295,7 +295,7 @@ async fn watch_files(shared: Weak<Shared>, lines: Vec<String>) {
 fn allow(asked: &Asked<'_>, demands: &Demands, claims: &Claims) -> Verdict {
     let ends = match demands.check_time(claims, unix_now()) {
         Ok(ends) => ends,
-        Err(refusal) => return Verdict::Refused(refusal),
+        Err(unmet) => return Verdict::Refused(unmet.into()),
     };
     let rooms = match asked.action {
         Action::Subscribe => &claims.subscribe,

@@ -33,4 +33,5 @@ mod secrets;
 mod servers;
 mod slow;
 mod suite;
+mod tokens;
 mod traces;

@@ -1,0 +1,325 @@
+//! Keys that are replaced while the gateway runs: in files, in its configuration, and at a key server.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+const FETCHES: &str = "sse_gateway_jwks_fetches_total{outcome=\"success\"}";
+const FAILURES: &str = "sse_gateway_jwks_fetches_total{outcome=\"failure\"}";
+
+async fn status(gateway: &Gateway, token: &str) -> u16 {
+    with_token(gateway, "history", token).await.status
+}
+
+/// A key server. It counts requests, and answers with what it has now; without anything it hangs up.
+struct KeyServer {
+    url: String,
+    set: Arc<Mutex<Option<String>>>,
+    asked: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl KeyServer {
+    async fn start(keys: &[Value]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/jwks.json", listener.local_addr().unwrap());
+        let (set, asked) = (Arc::new(Mutex::new(None)), Arc::new(AtomicUsize::new(0)));
+        let (answers, count) = (set.clone(), asked.clone());
+        let task = tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n")
+                    && socket.read_buf(&mut head).await.unwrap_or(0) > 0
+                {}
+                assert!(head.starts_with(b"GET /jwks.json HTTP/1.1\r\n"));
+                count.fetch_add(1, Ordering::SeqCst);
+                let body: Option<String> = answers.lock().clone();
+                if let Some(body) = body {
+                    let head = format!(
+                        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    let _ = socket.write_all(format!("{head}{body}").as_bytes()).await;
+                }
+            }
+        });
+        let server = Self {
+            url,
+            set,
+            asked,
+            task,
+        };
+        server.has(keys);
+        server
+    }
+
+    fn has(&self, keys: &[Value]) {
+        *self.set.lock() = Some(json!({ "keys": keys }).to_string());
+    }
+
+    fn says(&self, answer: Option<&str>) {
+        *self.set.lock() = answer.map(str::to_owned);
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for KeyServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_at_the_key_server_counts_at_once_and_a_removed_one_no_more() {
+    let (old, new, stranger) = (
+        Signer::of("ES256"),
+        Signer::of("EdDSA"),
+        Signer::of("ES384"),
+    );
+    let server = KeyServer::start(&[old.jwk("old")]).await;
+    let gateway = Setup::memory()
+        .set("dev", "false")
+        .set("tokens.jwks_url", &server.url)
+        .start()
+        .await;
+    let old_token = old.sign(Some("old"), &claims());
+    assert_eq!(status(&gateway, &old_token).await, 200);
+    assert_eq!(server.asked(), 1);
+    // Both: the unknown `kid` has the set fetched.
+    server.has(&[old.jwk("old"), new.jwk("new")]);
+    let new_token = new.sign(Some("new"), &claims());
+    assert_eq!(status(&gateway, &new_token).await, 200);
+    assert_eq!(status(&gateway, &old_token).await, 200);
+    assert_eq!(server.asked(), 2);
+    // Floods of unknown ones do not: the server was asked a moment ago.
+    let mut seen = Vec::new();
+    for n in 0..40 {
+        let token = stranger.sign(Some(&n.to_string()), &claims());
+        seen.push(status(&gateway, &token).await);
+    }
+    assert!(server.asked() <= 4, "{} requests", server.asked());
+    assert!(
+        seen.iter().all(|status| [401, 503].contains(status)),
+        "{seen:?}"
+    );
+    assert_eq!(status(&gateway, &new_token).await, 200);
+    assert!(gateway.metric(FETCHES).await >= Some(2.0));
+    let updated = gateway
+        .metric("sse_gateway_jwks_updated_timestamp_seconds")
+        .await;
+    assert!(updated.is_some_and(|at| at > 1.7e9), "{updated:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_is_fetched_again_and_what_it_no_longer_has_counts_no_more() {
+    let (old, new) = (Signer::of("RS256"), Signer::of("ES384"));
+    let server = KeyServer::start(&[old.jwk("old")]).await;
+    let gateway = Setup::memory()
+        .set("dev", "false")
+        .set("tokens.jwks_url", &server.url)
+        .set("tokens.jwks_refresh", "1s")
+        .start()
+        .await;
+    let old_token = old.sign(Some("old"), &claims());
+    assert_eq!(status(&gateway, &old_token).await, 200);
+    server.has(&[new.jwk("new")]);
+    eventually!(status(&gateway, &old_token).await == 401);
+    assert_eq!(
+        status(&gateway, &new.sign(Some("new"), &claims())).await,
+        200
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_key_server_is_away_the_old_set_counts_and_nobody_is_refused_for_an_unknown_key()
+{
+    let (old, new) = (Signer::of("ES256"), Signer::of("ES256"));
+    let server = KeyServer::start(&[old.jwk("old")]).await;
+    server.says(None);
+    let gateway = Setup::memory()
+        .set("dev", "false")
+        .set("tokens.jwks_url", &server.url)
+        .set("tokens.jwks_refresh", "1s")
+        .start()
+        .await;
+    let (old_token, new_token) = (
+        old.sign(Some("old"), &claims()),
+        new.sign(Some("new"), &claims()),
+    );
+    // It was never there: a stream is told to come back, and anything else gets 503.
+    assert_eq!(status(&gateway, &old_token).await, 503);
+    let stream = with_token(&gateway, "stream", &old_token).await;
+    assert_eq!(stream.status, 200);
+    eventually!(gateway.metric(FAILURES).await >= Some(1.0));
+    server.has(&[old.jwk("old")]);
+    eventually!(status(&gateway, &old_token).await == 200);
+    // Gone again, and then worse than gone.
+    let secret = Signer::of("HS256").jwk("new");
+    for answer in [
+        None,
+        Some("<html>"),
+        Some("{\"keys\":[]}"),
+        Some(&json!({"keys": [secret]}).to_string()[..]),
+    ] {
+        server.says(answer);
+        let before = gateway.metric(FAILURES).await;
+        eventually!(gateway.metric(FAILURES).await > before);
+        assert_eq!(status(&gateway, &old_token).await, 200, "{answer:?}");
+        assert_eq!(status(&gateway, &new_token).await, 503, "{answer:?}");
+        let by_secret = Signer::of("HS256").sign(Some("new"), &claims());
+        assert_eq!(status(&gateway, &by_secret).await, 503, "{answer:?}");
+    }
+    // A secret beside a public key is left out.
+    server.has(&[secret, old.jwk("old"), new.jwk("new")]);
+    eventually!(status(&gateway, &new_token).await == 200);
+    let by_secret = Signer::of("HS256").sign(None, &claims());
+    assert!(status(&gateway, &by_secret).await >= 400);
+    let log = gateway.log();
+    assert!(log.contains("`kty` is `oct`"), "{log}");
+    assert!(!log.contains(SECRET) && !log.contains("eyJ"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn key_files_are_read_again_when_they_change() {
+    let directory = tempfile::tempdir().unwrap();
+    let (key, set) = (
+        directory.path().join("key"),
+        directory.path().join("set.json"),
+    );
+    let (one, two) = (Signer::of("ES256"), Signer::of("EdDSA"));
+    std::fs::write(&key, SECRET).unwrap();
+    std::fs::write(&set, json!({"keys": [one.jwk("a")]}).to_string()).unwrap();
+    let gateway = Setup::memory()
+        .set("dev", "false")
+        .set(
+            "tokens.key_files",
+            &format!("HS256 {}, {}", key.display(), set.display()),
+        )
+        .start()
+        .await;
+    let by_secret = hs256(&claims());
+    let (by_one, by_two) = (
+        one.sign(Some("a"), &claims()),
+        two.sign(Some("a"), &claims()),
+    );
+    assert_eq!(status(&gateway, &by_secret).await, 200);
+    assert_eq!(status(&gateway, &by_one).await, 200);
+    assert_eq!(status(&gateway, &by_two).await, 401);
+    std::fs::write(&set, json!({"keys": [two.jwk("a")]}).to_string()).unwrap();
+    eventually!(status(&gateway, &by_two).await == 200, "{}", gateway.log());
+    assert_eq!(status(&gateway, &by_one).await, 401);
+    // What cannot be used changes nothing, and is logged once.
+    let errors = "sse_gateway_token_key_file_errors_total";
+    std::fs::write(&key, "short").unwrap();
+    eventually!(gateway.metric(errors).await >= Some(3.0));
+    assert_eq!(status(&gateway, &by_secret).await, 200);
+    let log = gateway.log();
+    assert_eq!(log.matches("the old ones count").count(), 1, "{log}");
+    assert!(log.contains("32 bytes"), "{log}");
+    std::fs::remove_file(&key).unwrap();
+    eventually!(gateway.log().contains("cannot be read"));
+    assert_eq!(status(&gateway, &by_secret).await, 200);
+    std::fs::write(&key, SECRET.replace('0', "x")).unwrap();
+    eventually!(status(&gateway, &by_secret).await == 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_replaces_keys_and_settings() {
+    let file = |keys: &str, claim: &str| {
+        format!(
+            "[tokens]\nkeys = [{keys}]\nclaim = \"{claim}\"\n[access]\npublish = [\"* token\"]\n"
+        )
+    };
+    let (one, two) = (
+        format!("\"HS256 {SECRET}\""),
+        format!("\"HS256 {}\"", "y".repeat(32)),
+    );
+    let mut config = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    config.write_all(file(&one, "sse").as_bytes()).unwrap();
+    let path = config.path().to_str().unwrap().to_owned();
+    let gateway = Setup::memory()
+        .set("dev", "false")
+        .arguments(&["--config", &path])
+        .start()
+        .await;
+    let (by_one, by_two) = (
+        hs256(&claims()),
+        signer::hmac("y".repeat(32).as_bytes(), None, &claims()),
+    );
+    assert_eq!(status(&gateway, &by_one).await, 200);
+    assert_eq!(status(&gateway, &by_two).await, 401);
+    std::fs::write(&path, file(&format!("{one}, {two}"), "sse")).unwrap();
+    gateway.signal("HUP");
+    eventually!(status(&gateway, &by_two).await == 200, "{}", gateway.log());
+    assert_eq!(status(&gateway, &by_one).await, 200);
+    std::fs::write(&path, file("\"HS256 short\"", "sse")).unwrap();
+    gateway.signal("HUP");
+    eventually!(gateway.log().contains("line 1 of tokens.keys"));
+    assert_eq!(status(&gateway, &by_one).await, 200);
+    std::fs::write(&path, file(&two, "rooms")).unwrap();
+    gateway.signal("HUP");
+    eventually!(status(&gateway, &by_one).await == 401);
+    assert_eq!(
+        status(&gateway, &by_two).await,
+        403,
+        "the claim has another name"
+    );
+    assert!(!gateway.log().contains("short\"") && !gateway.log().contains("yyyy"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_cannot_be_used_are_named_at_the_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key.pem");
+    let public = Signer::of("ES256").public.unwrap();
+    std::fs::write(&path, &public).unwrap();
+    let file = |before: &str| format!("{before} {}", path.display());
+    for (key, value, word) in [
+        ("tokens.keys", "HS256 too-short".to_owned(), "32 bytes"),
+        ("tokens.keys", format!("HS256 {public}"), "needs a secret"),
+        (
+            "tokens.keys",
+            format!("none {SECRET}"),
+            "does not begin with an algorithm",
+        ),
+        ("tokens.keys", format!("RS256 {public}"), "RSA public key"),
+        ("tokens.key_files", file("HS256"), "needs a secret"),
+        ("tokens.key_files", file("ES384"), "P-384"),
+        ("tokens.key_files", file(""), "not JSON"),
+        (
+            "tokens.key_files",
+            "ES256 /no/such/file".to_owned(),
+            "cannot be read",
+        ),
+        ("tokens.jwks_url", "ftp://host/".to_owned(), "http://"),
+        (
+            "tokens.jwks_url",
+            "http://ann:secret@host/".to_owned(),
+            "without user and password",
+        ),
+        ("tokens.cookie", "a b".to_owned(), "cookie"),
+        ("tokens.query", "max_len".to_owned(), "something else"),
+        ("tokens.claim", String::new(), "claim"),
+        ("tokens.leeway", "2h".to_owned(), "1h"),
+    ] {
+        let output = Setup::memory().set(key, &value).output().await;
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{key} {value}: {error}");
+        assert!(
+            error.contains(word) && error.trim().lines().count() == 1,
+            "{value}: {error}"
+        );
+        for secret in ["too-short", SECRET, "BEGIN PUBLIC", "secret@"] {
+            assert!(!error.contains(secret), "{error}");
+        }
+    }
+}

@@ -22,7 +22,9 @@ mod tokens;
 pub use forward::{Forward, ForwardConfig, ForwardMetrics};
 pub use keys::{PublishKeys, without_key};
 pub use rules::{Mode, Rules};
-pub use tokens::{Carriers, Demands, JwksConfig, Tokens, TokensConfig, read_files, read_keys};
+pub use tokens::{
+    Carriers, Demands, JwksConfig, Tokens, TokensConfig, check_lines, read_files, read_keys,
+};
 
 /// Files with keys are read again this often: a secret that an orchestrator replaces counts without a signal.
 const FILES_INTERVAL: Duration = Duration::from_secs(1);

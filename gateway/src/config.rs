@@ -24,7 +24,7 @@ pub use load::{Loaded, defaults, load};
 pub use network::Network;
 pub use print::print;
 pub use retention::set_retention;
-pub use validate::validate;
+pub use validate::{check_files, validate};
 pub use values::{format_duration, parse_duration};
 
 /// The commented defaults: the documentation of every setting.

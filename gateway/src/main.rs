@@ -34,6 +34,9 @@ fn main() -> ExitCode {
     match cli.command {
         Some(Command::PrintConfig) => return print(&config::print(&config)),
         Some(Command::CheckConfig) => {
+            if let Err(error) = config::check_files(&config.tokens) {
+                return fail(EXIT_USAGE, &error.to_string());
+            }
             warnings
                 .iter()
                 .for_each(|warning| eprintln!("warning: {warning}"));
@@ -48,6 +51,9 @@ fn main() -> ExitCode {
         }
         Some(Command::Doctor { json }) => return examine(&config, json),
         Some(Command::Completions { .. } | Command::Man { .. }) | None => {}
+    }
+    if let Err(error) = config::check_files(&config.tokens) {
+        return fail(EXIT_USAGE, &error.to_string());
     }
     let log = match telemetry::init(&config.log.level, config.log.format) {
         Ok(log) => log,

@@ -4,7 +4,6 @@
 //! costs no signatures; times and rooms are looked at each time. Invariant: what is remembered was signed by a key that
 //! counts now. Whatever changes the keys begins with an empty memory.
 
-use std::borrow::Cow;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ mod sources;
 pub use carriers::Carriers;
 pub use jwks::JwksConfig;
 pub use protocol::token::Demands;
-pub use sources::{read_files, read_keys};
+pub use sources::{check_lines, read_files, read_keys};
 
 use checker::{Checker, Unsound};
 use jwks::{Jwks, Looked};
@@ -136,22 +135,10 @@ impl Tokens {
         let shared = &self.0;
         let (inline, files) = (read_keys(&config.keys)?, read_files(&config.key_files)?);
         let mut sources = shared.sources.lock();
-        let kept = sources.jwks.is_some() && sources.config.jwks == config.jwks;
-        if !kept {
-            sources.jwks = None;
+        if sources.config.jwks != config.jwks {
+            let jwks = config.jwks.as_ref();
+            sources.jwks = jwks.map(|jwks| shared.fetch(jwks, handle)).transpose()?;
             sources.fetched.clear();
-            if let Some(jwks) = &config.jwks {
-                let fetch = Fetch::new(jwks::TIMEOUT, jwks::MAX_BYTES).map_err(|error| {
-                    format!("the system's certificates cannot be read: {error}")
-                })?;
-                let (set, weak) = (Arc::new(Jwks::default()), Arc::downgrade(shared));
-                let work =
-                    set.clone()
-                        .run(fetch, jwks.clone(), shared.metrics.clone(), move |keys| {
-                            replace(&weak, |sources| sources.fetched = keys);
-                        });
-                sources.jwks = Some((set, Task(handle.spawn(work).abort_handle())));
-            }
         }
         sources.watch = (!config.key_files.is_empty()).then(|| {
             let work = watch_files(Arc::downgrade(shared), config.key_files.clone());
@@ -203,7 +190,7 @@ impl Tokens {
     }
 
     /// The claims of a good token, whatever the time is.
-    async fn claims(&self, setup: &Setup, text: &Cow<'_, str>) -> Result<Arc<Claims>, Verdict> {
+    async fn claims(&self, setup: &Setup, text: &str) -> Result<Arc<Claims>, Verdict> {
         let metrics = &self.0.metrics;
         let key_id = match setup.checker.check(text, metrics) {
             Ok(claims) => return Ok(claims),
@@ -234,6 +221,22 @@ impl Tokens {
 }
 
 impl Shared {
+    /// Begins to fetch a set.
+    fn fetch(
+        self: &Arc<Self>,
+        config: &JwksConfig,
+        handle: &Handle,
+    ) -> Result<(Arc<Jwks>, Task), String> {
+        let fetch = Fetch::new(jwks::TIMEOUT, jwks::MAX_BYTES)
+            .map_err(|error| format!("the system's certificates cannot be read: {error}"))?;
+        let (jwks, shared) = (Arc::new(Jwks::default()), Arc::downgrade(self));
+        let give = move |keys| replace(&shared, |sources| sources.fetched = keys);
+        let work = jwks
+            .clone()
+            .run(fetch, config.clone(), self.metrics.clone(), give);
+        Ok((jwks, Task(handle.spawn(work).abort_handle())))
+    }
+
     fn build(&self, sources: &Sources) {
         let config = &sources.config;
         let keys = [&sources.inline, &sources.files, &sources.fetched];

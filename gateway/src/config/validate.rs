@@ -13,6 +13,8 @@ use crate::broker::{MAX_WAIT_REPLICAS, MAX_WAIT_TIMEOUT};
 mod exposure;
 mod tokens;
 
+pub use tokens::check_files;
+
 /// Classes of rooms: each is a label in several families of metrics.
 const MAX_CLASSES: usize = 32;
 /// Patterns of rooms with a retention of their own: each is looked at for each event that is published.

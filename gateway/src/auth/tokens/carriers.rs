@@ -34,18 +34,16 @@ impl Carriers {
     ) -> Result<Option<Cow<'a, str>>, Refusal> {
         let values = headers.get_all(header::AUTHORIZATION).iter();
         let values = values.filter_map(bearer).map(text);
-        let mut found = single(values, "`Authorization: Bearer`")?;
+        let mut found = single(values, || "`Authorization: Bearer`".to_owned())?;
         if found.is_none() && !self.cookie.is_empty() {
-            found = single(
-                self.cookies(headers),
-                &format!("the cookie `{}`", self.cookie),
-            )?;
+            let place = || format!("the cookie `{}`", self.cookie);
+            found = single(self.cookies(headers), place)?;
         }
         if found.is_none() && !self.query.is_empty() {
             let pairs = form_urlencoded::parse(query.as_bytes());
             let values = pairs.filter(|(name, value)| **name == *self.query && !value.is_empty());
-            let place = format!("the query's `{}`", self.query);
-            found = single(values.map(|(_, value)| value), &place)?;
+            let place = || format!("the query's `{}`", self.query);
+            found = single(values.map(|(_, value)| value), place)?;
         }
         match found {
             Some(text) if text.len() > MAX_BYTES => Err(Refusal::new(
@@ -85,7 +83,7 @@ fn text(bytes: &[u8]) -> Cow<'_, str> {
 
 fn single<'a>(
     mut values: impl Iterator<Item = Cow<'a, str>>,
-    place: &str,
+    place: impl FnOnce() -> String,
 ) -> Result<Option<Cow<'a, str>>, Refusal> {
     let first = values.next();
     if values.next().is_none() {
@@ -95,7 +93,8 @@ fn single<'a>(
         RefusalKind::Invalid,
         "ambiguous",
         format!(
-            "the request has two tokens in {place}, and which of them counts cannot be known: send one"
+            "the request has two tokens in {}, and which of them counts cannot be known: send one",
+            place()
         ),
     ))
 }

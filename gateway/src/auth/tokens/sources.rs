@@ -5,6 +5,8 @@ use std::time::SystemTime;
 
 use protocol::token::{Key, KeyLine, KeySource, read_set};
 
+/// Keys of one place.
+const MAX_KEYS: usize = 64;
 /// Larger files are no keys, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -30,17 +32,48 @@ pub fn read_keys(lines: &[String]) -> Result<Vec<Key>, String> {
 /// A sentence that says which of them cannot be used. It quotes nothing of a file.
 pub fn read_files(lines: &[String]) -> Result<Vec<Key>, String> {
     let mut keys = Vec::new();
-    for line in lines {
-        let read = KeyLine::read(line);
-        let file = read.map_err(|error| format!("tokens.key_files has `{line}`, which {error}"))?;
-        let says = |error: String| format!("{} of tokens.key_files {error}", file.rest);
-        let text = read_file(file.rest).map_err(&says)?;
+    for (at, line) in lines.iter().enumerate() {
+        let says = |error: String| format!("{} {error}", place(at, line));
+        let file = KeyLine::read(line).map_err(says)?;
+        let text = read_file(file.rest).map_err(says)?;
         match file.algorithm {
             Some(algorithm) => keys.push(Key::new(file.id, algorithm, &text).map_err(says)?),
             None => keys.extend(read_set(&text, KeySource::File, |_| {}).map_err(says)?),
         }
     }
+    // Each may be tried for a token that names none.
+    if keys.len() > MAX_KEYS {
+        return Err(format!(
+            "tokens.key_files has {} keys, more than {MAX_KEYS}",
+            keys.len()
+        ));
+    }
     Ok(keys)
+}
+
+/// Checks the lines of `tokens.key_files`, and not the files: they are for the node that runs, and may be in the middle of
+/// being replaced.
+///
+/// # Errors
+/// A sentence that says which of them is none.
+pub fn check_lines(lines: &[String]) -> Result<(), String> {
+    lines.iter().enumerate().try_for_each(|(at, line)| {
+        let read = KeyLine::read(line);
+        read.map(drop)
+            .map_err(|error| format!("{} {error}", place(at, line)))
+    })
+}
+
+/// What a line is called: by its path only if it is one, because somebody may have put a secret there.
+fn place(at: usize, line: &str) -> String {
+    match KeyLine::read(line) {
+        Ok(file)
+            if file.rest.starts_with(['/', '.']) || std::fs::exists(file.rest).unwrap_or(false) =>
+        {
+            format!("{} of tokens.key_files", file.rest)
+        }
+        _ => format!("line {} of tokens.key_files", at + 1),
+    }
 }
 
 fn read_file(path: &str) -> Result<Vec<u8>, String> {
@@ -96,6 +129,17 @@ mod tests {
                 error.contains("tokens.key_files") && !error.contains(secret),
                 "{error}"
             );
+        }
+        // A secret where a path has to be.
+        for line in ["HS256 a-secret", "kid=1 a-secret"] {
+            for error in [
+                read_files(&[line.into()]).err(),
+                check_lines(&[line.into()]).err(),
+            ] {
+                assert!(error.is_none_or(
+                    |error| error.starts_with("line 1 ") && !error.contains("a-secret")
+                ));
+            }
         }
         std::fs::write(&path, "0123456789abcdef0123456789abcdef\n").unwrap();
         assert_ne!(stamps(&line("HS256 ")), before);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ConfigError, format_duration, rule};
-use crate::auth::{read_files, read_keys};
+use crate::auth::{check_lines, read_files, read_keys};
 use crate::config::access::Tokens;
 
 /// Keys in settings and files: each may be tried for a token that names none.
@@ -11,7 +11,8 @@ const MAX_KEYS: usize = 64;
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Checks them; key files are read.
+/// Checks them, and does not read key files: a node that runs goes on with the old keys while a file cannot be used, and so
+/// must the commands beside it, such as `healthcheck`.
 ///
 /// # Errors
 /// The first rule that is broken. It quotes no secret.
@@ -24,8 +25,16 @@ pub(super) fn check(tokens: &Tokens) -> Result<(), ConfigError> {
         format!("tokens.keys and tokens.key_files have {lines} lines, more than {MAX_KEYS}")
     })?;
     read_keys(&tokens.keys).map_err(ConfigError::Rule)?;
-    read_files(&tokens.key_files).map_err(ConfigError::Rule)?;
-    Ok(())
+    check_lines(&tokens.key_files).map_err(ConfigError::Rule)
+}
+
+/// Reads the key files, for a start and for `check-config`.
+///
+/// # Errors
+/// The first one that cannot be used. It quotes nothing of it.
+pub fn check_files(tokens: &Tokens) -> Result<(), ConfigError> {
+    let read = read_files(&tokens.key_files);
+    read.map(drop).map_err(ConfigError::Rule)
 }
 
 fn names(tokens: &Tokens) -> Result<(), ConfigError> {

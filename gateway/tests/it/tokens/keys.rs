@@ -157,8 +157,18 @@ async fn while_the_key_server_is_away_the_old_set_counts_and_nobody_is_refused_f
     );
     // It was never there: a stream is told to come back, and anything else gets 503.
     assert_eq!(status(&gateway, &old_token).await, 503);
-    let stream = with_token(&gateway, "stream", &old_token).await;
-    assert_eq!(stream.status, 200);
+    let bearer = format!("Bearer {old_token}");
+    let headers = [
+        ("Authorization", &bearer[..]),
+        ("Accept", "text/event-stream"),
+    ];
+    let path = format!("/rooms/{ROOM}/events");
+    let stream = http::request(gateway.address, "GET", &path, &headers, b"").await;
+    let text = stream.text();
+    assert!(
+        stream.status == 200 && text.contains("retry: ") && text.contains("stream.close"),
+        "{text}"
+    );
     eventually!(gateway.metric(FAILURES).await >= Some(1.0));
     server.has(&[old.jwk("old")]);
     eventually!(status(&gateway, &old_token).await == 200);
@@ -198,14 +208,11 @@ async fn key_files_are_read_again_when_they_change() {
     let (one, two) = (Signer::of("ES256"), Signer::of("EdDSA"));
     std::fs::write(&key, SECRET).unwrap();
     std::fs::write(&set, json!({"keys": [one.jwk("a")]}).to_string()).unwrap();
-    let gateway = Setup::memory()
-        .set("dev", "false")
-        .set(
-            "tokens.key_files",
-            &format!("HS256 {}, {}", key.display(), set.display()),
-        )
-        .start()
-        .await;
+    let setup = Setup::memory().set("dev", "false").set(
+        "tokens.key_files",
+        &format!("HS256 {}, {}", key.display(), set.display()),
+    );
+    let gateway = setup.clone().start().await;
     let by_secret = hs256(&claims());
     let (by_one, by_two) = (
         one.sign(Some("a"), &claims()),
@@ -224,6 +231,11 @@ async fn key_files_are_read_again_when_they_change() {
     assert_eq!(status(&gateway, &by_secret).await, 200);
     let log = gateway.log();
     assert_eq!(log.matches("the old ones count").count(), 1, "{log}");
+    // Nor does it make the node look ill.
+    let healthcheck = setup.clone().arguments(&["healthcheck"]).output().await;
+    assert!(healthcheck.status.success(), "{healthcheck:?}");
+    let check = setup.arguments(&["check-config"]).output().await;
+    assert_eq!(check.status.code(), Some(64), "{check:?}");
     assert!(log.contains("32 bytes"), "{log}");
     std::fs::remove_file(&key).unwrap();
     eventually!(gateway.log().contains("cannot be read"));

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Headers, query, whether it is let in, and else a word of the answer.
+type Row<'a> = (&'a [(&'a str, &'a str)], &'a str, bool, &'a str);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_tokens_the_more_deliberate_counts_and_in_one_place_there_is_one() {
     let gateway = setup(&format!("HS256 {SECRET}"))
@@ -19,7 +22,7 @@ async fn of_two_tokens_the_more_deliberate_counts_and_in_one_place_there_is_one(
     let two_cookies = format!("{good_cookie}; {good_cookie}");
     let two_queries = format!("{good_query}&{good_query}");
     let (a, c) = ("Authorization", "Cookie");
-    let table: [(&[(&str, &str)], &str, bool, &str); 13] = [
+    let table: [Row<'_>; 13] = [
         (&[], &good_query, true, ""),
         (&[(c, &good_cookie)], &bad_query, true, ""),
         (&[(a, &good_bearer), (c, &bad_cookie)], &bad_query, true, ""),

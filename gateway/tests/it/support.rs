@@ -18,6 +18,7 @@ macro_rules! eventually {
     ($condition:expr) => { eventually!($condition, "no more is known") };
 }
 
+pub mod backend;
 pub mod client;
 pub mod cluster;
 #[path = "../../../protocol/tests/support/collector.rs"]
@@ -35,6 +36,7 @@ pub mod sentinel;
 
 use std::time::Duration;
 
+pub use backend::{Backend, Reply};
 pub use client::Client;
 pub use cluster::RedisCluster;
 pub use gateway::{Gateway, Setup};

@@ -205,6 +205,7 @@ pub async fn run(
                 http.publish.set(publish_rules(config));
                 http.limits.set(stream_limits(config, files));
                 node.set_rules(stream_rules(config));
+                http.allowed_origins.set(config.http.origins());
             });
             notify("READY=1");
         }
@@ -475,7 +476,7 @@ fn http_config(config: &Config, files: Option<u64>) -> HttpConfig {
     HttpConfig {
         node: config.node.clone(),
         path_prefix: http.path_prefix.clone(),
-        allowed_origins: http.allowed_origins.clone(),
+        allowed_origins: Live::new(http.origins()),
         head_timeout: http.head_timeout,
         max_head_bytes: http.max_head_bytes,
         limits: Live::new(stream_limits(config, files)),

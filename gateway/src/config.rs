@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 mod access;
 mod load;
 mod network;
+mod origins;
 mod print;
 mod retention;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod values;
 pub use access::{Access, Forward, Tls, Tokens};
 pub use load::{Loaded, defaults, load};
 pub use network::Network;
+pub use origins::AllowedOrigin;
 pub use print::print;
 pub use retention::set_retention;
 pub use validate::{check_files, validate};
@@ -425,6 +427,15 @@ impl Redis {
 }
 
 impl Http {
+    /// Whose pages may use the gateway. Validation has refused what is no origin.
+    #[must_use]
+    pub fn origins(&self) -> Vec<AllowedOrigin> {
+        let lines = self.allowed_origins.iter();
+        lines
+            .filter_map(|line| AllowedOrigin::read(line).ok())
+            .collect()
+    }
+
     /// The proxies that name their clients. Validation has refused what is no network.
     #[must_use]
     pub fn trusted_networks(&self) -> Vec<Network> {

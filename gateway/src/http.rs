@@ -16,6 +16,7 @@ use protocol::RoomName;
 
 use crate::auth::{Action, Auth, Grant, Verdict};
 use crate::broker::Broker;
+use crate::config::AllowedOrigin;
 use crate::drain::{Lifecycle, Phase};
 use crate::hub::{Limit, Node, ShardHandle};
 use crate::reload::Live;
@@ -63,7 +64,7 @@ pub struct HttpConfig {
     /// Empty, or begins with a slash and does not end with one.
     pub path_prefix: String,
     /// Other origins that may use the gateway.
-    pub allowed_origins: Vec<String>,
+    pub allowed_origins: Live<Vec<AllowedOrigin>>,
     /// Time for a whole request head.
     pub head_timeout: Duration,
     /// Size of a request head.
@@ -178,13 +179,25 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let began = Instant::now();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let caller = Caller::judge(
         &parts.method,
         &parts.uri,
         &parts.headers,
-        &site.config.allowed_origins,
+        &site.config.allowed_origins.get(),
     );
+    let unknown;
+    let peer = match &caller {
+        Ok(caller) if caller.is_anonymous() => {
+            cors::drop_credentials(&mut parts.headers);
+            unknown = Peer {
+                certified: false,
+                ..peer.clone()
+            };
+            &unknown
+        }
+        _ => peer,
+    };
     let mut route = Route::Other;
     let span = site
         .traces
@@ -222,7 +235,7 @@ where
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(caller) = caller {
-        headers.extend(caller.headers());
+        caller.allow(&mut response);
     }
     Outcome::Answer(response)
 }

@@ -58,6 +58,7 @@ impl fmt::Debug for Reload {
 /// The keys that can change while a node runs.
 const LIVE: &[&str] = &[
     "log.level",
+    "http.allowed_origins",
     "publish.keys",
     "publish.key_files",
     "access.subscribe",
@@ -126,6 +127,8 @@ impl Reload {
         }
         // What needs a restart is named again next time.
         self.now.log.level.clone_from(&config.log.level);
+        let origins = &mut self.now.http.allowed_origins;
+        origins.clone_from(&config.http.allowed_origins);
         self.now.publish.keys.clone_from(&config.publish.keys);
         let files = &mut self.now.publish.key_files;
         files.clone_from(&config.publish.key_files);

@@ -6,7 +6,7 @@ use protocol::pattern::is_pattern;
 
 use super::retention::{check_limit, read_line};
 use super::values::format_duration;
-use super::{Config, ConfigError, Network};
+use super::{AllowedOrigin, Config, ConfigError, Network};
 use crate::auth::PublishKeys;
 use crate::broker::{MAX_WAIT_REPLICAS, MAX_WAIT_TIMEOUT};
 
@@ -109,17 +109,8 @@ fn addresses(config: &Config) -> Result<(), ConfigError> {
 
 fn origins(config: &Config) -> Result<(), ConfigError> {
     for origin in &config.http.allowed_origins {
-        let written = url::Url::parse(origin)
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https"))
-            .map(|url| url.origin().ascii_serialization());
-        rule(written.as_ref() == Some(origin), || {
-            let hint = written
-                .map(|written| format!(": write `{written}`"))
-                .unwrap_or_default();
-            format!(
-                "http.allowed_origins names `{origin}`, which is not an origin such as https://example.com{hint}"
-            )
+        AllowedOrigin::read(origin).map(drop).map_err(|reason| {
+            ConfigError::Rule(format!("http.allowed_origins names `{origin}`, {reason}"))
         })?;
     }
     Ok(())

@@ -229,7 +229,7 @@ mod tests {
             config: Arc::new(HttpConfig {
                 node: "n1".into(),
                 path_prefix: String::new(),
-                allowed_origins: Vec::new(),
+                allowed_origins: Live::new(Vec::new()),
                 head_timeout: Duration::from_secs(60),
                 max_head_bytes: 16384,
                 limits: Live::new(StreamLimits::default()),

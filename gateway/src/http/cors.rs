@@ -1,14 +1,31 @@
 //! Which pages may use the gateway. A page of another origin that is not allowed is refused, not
 //! only left without headers: a form post needs no headers to do its harm.
+//!
+//! What browsers say of the page behind a request:
+//!
+//! | request | `Origin` | `Sec-Fetch-Site` |
+//! |---|---|---|
+//! | `EventSource` and `fetch`, of the same origin | only with `POST` | `same-origin` |
+//! | the same of another origin | yes | `same-site`, `cross-site` |
+//! | a form post | yes; `null` by a page without referrers and from a sandbox | as above |
+//! | an image, a script, a link | no | as above; `none` where the user typed it |
+//!
+//! Chromium, Firefox and Safari send `Origin` with every `POST`; `Sec-Fetch-Site` they send since 76, 90 and 16.4, and to
+//! origins that are https or of the same machine only. So a `POST` with neither is from a browser of years ago, or from none.
 
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use url::Url;
 
 use super::body::Answer;
 use super::error::Failure;
+use super::subscribe::Accept;
+use crate::config::AllowedOrigin;
 
 /// Headers that pages may send.
 pub const ALLOWED_HEADERS: &str =
     "authorization, cache-control, content-type, idempotency-key, last-event-id";
+/// Headers of errors that pages may read, beside those that they always may.
+const EXPOSED_HEADERS: &str = "retry-after, www-authenticate";
 /// How long browsers may remember a preflight, in seconds: the most that Chrome accepts.
 const MAX_AGE: &str = "7200";
 
@@ -19,6 +36,8 @@ pub enum Caller {
     Direct,
     /// A page of the gateway's own origin or of an allowed one; the origin is echoed.
     Page(HeaderValue),
+    /// A page of an origin that is allowed without credentials.
+    Anonymous(HeaderValue),
 }
 
 impl Caller {
@@ -30,18 +49,8 @@ impl Caller {
         method: &Method,
         uri: &Uri,
         headers: &HeaderMap,
-        allowed: &[String],
+        allowed: &[AllowedOrigin],
     ) -> Result<Self, Failure> {
-        let Some(origin) = headers.get(header::ORIGIN) else {
-            // Browsers leave `Origin` out of plain links and images, never out of a cross-site
-            // post; this guards against those that do.
-            let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
-            return match site {
-                Some(b"cross-site") if *method == Method::POST => Err(refusal("another site")),
-                _ => Ok(Self::Direct),
-            };
-        };
-        let text = origin.to_str().unwrap_or("");
         let host = uri
             .authority()
             .map(|authority| authority.as_str())
@@ -50,35 +59,139 @@ impl Caller {
                     .get(header::HOST)
                     .and_then(|host| host.to_str().ok())
             });
-        let own = host.is_some_and(|host| is_own(text, host));
-        if own || allowed.iter().any(|one| one.eq_ignore_ascii_case(text)) {
-            Ok(Self::Page(origin.clone()))
+        let own = |origin: &str| host.is_some_and(|host| is_own(origin, host));
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let Some(origin) = origins.next() else {
+            let known = |origin: &str| own(origin) || allowed.iter().any(|one| one.is(origin));
+            return without_origin(method, headers, known);
+        };
+        if origins.next().is_some() {
+            return Err(refusal("more than one origin"));
+        }
+        let text = origin.to_str().unwrap_or("");
+        if own(text) {
+            return Ok(Self::Page(origin.clone()));
+        }
+        // What any of the lines allows, is allowed.
+        let mut lines = allowed.iter().filter(|one| one.is(text)).peekable();
+        if lines.peek().is_none() {
+            return Err(refusal(&format!("{text:?}")));
+        }
+        Ok(if lines.any(AllowedOrigin::credentials) {
+            Self::Page(origin.clone())
         } else {
-            Err(refusal(text))
+            Self::Anonymous(origin.clone())
+        })
+    }
+
+    /// The page's origin, which is told that it may read the answer.
+    #[must_use]
+    pub fn origin(&self) -> Option<&HeaderValue> {
+        match self {
+            Self::Direct => None,
+            Self::Page(origin) | Self::Anonymous(origin) => Some(origin),
         }
     }
 
-    /// The headers that let the page read the answer.
-    pub fn headers(&self) -> impl Iterator<Item = (http::HeaderName, HeaderValue)> {
-        let origin = match self {
-            Self::Direct => None,
-            Self::Page(origin) => Some(origin.clone()),
-        };
-        origin.into_iter().flat_map(|origin| {
-            [
-                (header::ACCESS_CONTROL_ALLOW_ORIGIN, origin),
-                (
-                    header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
-                    HeaderValue::from_static("true"),
-                ),
-            ]
-        })
+    /// Whether it is a page whose credentials do not count.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        matches!(self, Self::Anonymous(_))
     }
+
+    /// Lets the page read the answer.
+    pub fn allow(&self, response: &mut Response<Answer>) {
+        let Some(origin) = self.origin() else {
+            return;
+        };
+        let status = response.status();
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        if !self.is_anonymous() {
+            headers.insert(
+                header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+                HeaderValue::from_static("true"),
+            );
+        }
+        if status.is_client_error() || status.is_server_error() {
+            headers.insert(
+                header::ACCESS_CONTROL_EXPOSE_HEADERS,
+                HeaderValue::from_static(EXPOSED_HEADERS),
+            );
+        }
+    }
+}
+
+/// Takes out what a browser adds to a request of its own accord. A bearer token is the page's own.
+pub fn drop_credentials(headers: &mut HeaderMap) {
+    headers.remove(header::COOKIE);
+    let is_bearer = |value: &HeaderValue| {
+        let scheme = value.as_bytes().get(..7);
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
+    };
+    if !headers.get_all(header::AUTHORIZATION).iter().all(is_bearer) {
+        headers.remove(header::AUTHORIZATION);
+    }
+}
+
+/// Judges a request that names no origin by what else browsers send.
+fn without_origin(
+    method: &Method,
+    headers: &HeaderMap,
+    known: impl Fn(&str) -> bool,
+) -> Result<Caller, Failure> {
+    let text = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+    match text("sec-fetch-site") {
+        Some(b"same-origin" | b"none") => return Ok(Caller::Direct),
+        // A link that somebody follows. An image or a script of another site could only waste connections.
+        Some(_) if *method == Method::GET && text("sec-fetch-mode") == Some(b"navigate") => {
+            return Ok(Caller::Direct);
+        }
+        Some(_) => return Err(refusal("another site")),
+        None if *method != Method::POST => return Ok(Caller::Direct),
+        None => {}
+    }
+    // An old browser says no more than this.
+    if let Some(referer) = text("referer") {
+        let url = std::str::from_utf8(referer).ok();
+        let url = url.and_then(|url| Url::parse(url).ok());
+        let origin = url.map(|url| url.origin().ascii_serialization());
+        if !origin.as_deref().is_some_and(known) {
+            return Err(refusal("another site"));
+        }
+    }
+    // A form cannot ask for a stream, and a stream does no harm.
+    let publishes = Accept::read(headers) != Accept::Stream;
+    if publishes && headers.contains_key(header::COOKIE) && is_form(headers) {
+        return Err(Failure::new(
+            StatusCode::FORBIDDEN,
+            "this could be a form on any page: with a cookie and without Origin, publish as `Content-Type: application/json`",
+        ));
+    }
+    Ok(Caller::Direct)
+}
+
+/// Whether a form of a page can send this content type (the Fetch standard, "CORS-safelisted request-header").
+fn is_form(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return true;
+    };
+    let kind = value.as_bytes().split(|b| *b == b';').next();
+    let kind = kind.unwrap_or_default().trim_ascii();
+    [
+        &b""[..],
+        b"text/plain",
+        b"multipart/form-data",
+        b"application/x-www-form-urlencoded",
+    ]
+    .iter()
+    .any(|form| kind.eq_ignore_ascii_case(form))
 }
 
 fn refusal(origin: &str) -> Failure {
     let sentence = format!(
-        "pages of {origin:?} may not use this gateway: http.allowed_origins names the origins that may"
+        "pages of {origin} may not use this gateway: http.allowed_origins names the origins that may"
     );
     Failure::new(StatusCode::FORBIDDEN, sentence)
 }
@@ -112,72 +225,4 @@ pub fn options(methods: &'static str) -> Response<Answer> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn judge(method: Method, headers: &[(&'static str, &'static str)]) -> Result<Caller, Failure> {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| {
-                (
-                    http::HeaderName::from_static(name),
-                    HeaderValue::from_static(value),
-                )
-            })
-            .collect();
-        let allowed = ["https://app.example".to_owned()];
-        Caller::judge(
-            &method,
-            &Uri::from_static("/rooms/a/events"),
-            &headers,
-            &allowed,
-        )
-    }
-
-    #[test]
-    fn own_and_allowed_origins_are_echoed() {
-        for (origin, host) in [
-            ("http://127.0.0.1:8080", "127.0.0.1:8080"),
-            ("https://Gate.example", "gate.example:443"),
-            ("http://gate.example", "gate.example"),
-            ("https://app.example", "gate.example"),
-        ] {
-            let caller = judge(Method::GET, &[("origin", origin), ("host", host)]).unwrap();
-            assert_eq!(caller, Caller::Page(HeaderValue::from_static(origin)));
-            assert_eq!(caller.headers().count(), 2);
-        }
-        assert_eq!(
-            judge(Method::POST, &[("host", "gate.example")]).unwrap(),
-            Caller::Direct
-        );
-    }
-
-    #[test]
-    fn everything_else_is_refused() {
-        for origin in [
-            "null",
-            "http://gate.example:81",
-            "https://evil.example",
-            "http://",
-            "https://app.example.evil",
-        ] {
-            let failure =
-                judge(Method::GET, &[("origin", origin), ("host", "gate.example")]).unwrap_err();
-            assert_eq!(failure.status, StatusCode::FORBIDDEN, "{origin}");
-        }
-        assert!(
-            judge(
-                Method::POST,
-                &[("sec-fetch-site", "cross-site"), ("host", "gate.example")]
-            )
-            .is_err()
-        );
-        assert!(
-            judge(
-                Method::GET,
-                &[("sec-fetch-site", "cross-site"), ("host", "gate.example")]
-            )
-            .is_ok()
-        );
-    }
-}
+mod tests;

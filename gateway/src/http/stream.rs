@@ -107,10 +107,13 @@ fn head(framing: Framing, caller: &Caller, now: SystemTime) -> Vec<u8> {
          Vary: Accept-Encoding, Origin\r\n\
          {ending}\r\n"
     );
-    if let Caller::Page(origin) = caller {
+    if let Some(origin) = caller.origin() {
         head.extend_from_slice(b"Access-Control-Allow-Origin: ");
         head.extend_from_slice(origin.as_bytes());
-        head.extend_from_slice(b"\r\nAccess-Control-Allow-Credentials: true\r\n");
+        head.extend_from_slice(b"\r\n");
+        if !caller.is_anonymous() {
+            head.extend_from_slice(b"Access-Control-Allow-Credentials: true\r\n");
+        }
     }
     head.extend_from_slice(b"\r\n");
     head

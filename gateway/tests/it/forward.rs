@@ -104,7 +104,9 @@ async fn the_backend_is_asked_for_each_who_and_where_and_its_answer_counts() {
         ("", 401),
         ("user=eve", 503),
     ] {
-        let answer = gateway.post("chat:1", &[("Cookie", user)], b"hi").await;
+        let answer = gateway
+            .post("chat:1", &[("Cookie", user), ("Origin", APP)], b"hi")
+            .await;
         assert_eq!(answer.status, status, "{}", answer.text());
     }
     for (user, status) in [("user=bob", 403), ("", 401)] {
@@ -366,8 +368,9 @@ async fn an_answer_is_kept_for_as_long_as_it_says() {
         ask(&gateway, "GET", target, &[("Cookie", "kept")]).await;
         assert_eq!(backend.requests(), requests, "{target}");
     }
-    gateway.post("chat:1", &[("Cookie", "kept")], b"hi").await;
-    assert_eq!(backend.requests(), 5);
+    let json = [("Cookie", "kept"), ("Content-Type", "application/json")];
+    let answer = gateway.post("chat:1", &json, br#"{"data":"hi"}"#).await;
+    assert_eq!((answer.status, backend.requests()), (201, 5));
     let _other = Client::of(&[gateway.address], "chat:1")
         .header("Cookie", "kept")
         .from("127.0.0.2")

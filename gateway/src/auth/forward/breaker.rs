@@ -23,6 +23,7 @@ struct State {
     /// Nobody asks before.
     paused_until: Option<Instant>,
     logged: Option<Instant>,
+    /// That was logged, and not yet that it has ended.
     is_failing: bool,
 }
 
@@ -52,10 +53,9 @@ impl Breaker {
         if state.failures >= FAILURES {
             state.paused_until = Some(now + PAUSE);
         }
-        state.is_failing = true;
         let due = |logged: Instant| now.duration_since(logged) >= LOG_INTERVAL;
         if state.logged.is_none_or(due) {
-            state.logged = Some(now);
+            (state.logged, state.is_failing) = (Some(now), true);
             warn!(
                 reason,
                 "The backend of forward.url gives no answer that can be used: its clients come back later."

@@ -221,12 +221,6 @@ impl Auth {
         self.policy.set(policy);
     }
 
-    /// What asks the backend.
-    #[must_use]
-    pub fn forward(&self) -> Option<&Forward> {
-        self.forward.as_ref()
-    }
-
     /// Reads files with publish keys again and again, for ever. Not to run beside [`Auth::apply`] in another thread.
     pub async fn watch_files(&self) {
         loop {
@@ -278,7 +272,10 @@ impl Auth {
                 (_, Some(found @ keys::Found::Elsewhere)) => {
                     Verdict::Refused(policy.keys.refusal(found))
                 }
-                (Some(forward), _) => forward.decide(asked).await,
+                (Some(forward), _) => {
+                    let hold = |terms: &Terms| !self.disconnects.refuse(asked.room, terms);
+                    forward.decide(asked, &hold).await
+                }
                 (None, _) => Verdict::Away("there is no backend to ask for permission"),
             },
         }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper_rustls::builderstates::WantsSchemes;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// Silent connections that are kept for the next request, to each server.
 const IDLE_CONNECTIONS: usize = 64;
@@ -45,21 +47,33 @@ impl Fetch {
     /// # Errors
     /// The system's certificates cannot be read.
     pub fn new(timeout: Duration, max_bytes: usize) -> std::io::Result<Self> {
-        let connector = HttpsConnectorBuilder::new()
-            .with_native_roots()?
-            .https_or_http()
-            .enable_http1()
-            .build();
+        let connector = HttpsConnectorBuilder::new().with_native_roots()?;
+        Ok(Self::with(connector, timeout, max_bytes))
+    }
+
+    /// The same without certificates: trusts no server over https, and reaches others.
+    #[must_use]
+    pub fn without_roots(timeout: Duration, max_bytes: usize) -> Self {
+        let tls = ClientConfig::builder().with_root_certificates(RootCertStore::empty());
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls.with_no_client_auth());
+        Self::with(connector, timeout, max_bytes)
+    }
+
+    fn with(
+        connector: HttpsConnectorBuilder<WantsSchemes>,
+        timeout: Duration,
+        max_bytes: usize,
+    ) -> Self {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIME)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .build(connector);
-        Ok(Self {
+            .build(connector.https_or_http().enable_http1().build());
+        Self {
             client,
             timeout,
             max_bytes,
-        })
+        }
     }
 
     /// Sends one, and reads the answer to its end.

@@ -17,10 +17,11 @@ use quick_cache::sync::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
-use tracing::error;
+use tracing::warn;
 
 use super::{Asked, Verdict, unix_now};
 use crate::fetch::{Fetch, FetchError};
+use crate::hub::Terms;
 use crate::reload::Live;
 
 mod answer;
@@ -95,29 +96,13 @@ impl Forward {
         if now.as_ref().as_ref().map(|backend| &backend.config) == config {
             return;
         }
-        let backend = config.and_then(|config| {
-            let backend = Backend::new(config.clone(), self.metrics.clone());
-            backend
-                .map_err(|error| error!(%error, "The backend of forward.url cannot be asked."))
-                .ok()
-        });
+        let backend = config.map(|config| Backend::new(config.clone(), self.metrics.clone()));
         self.backend.set(backend.map(Arc::new));
     }
 
-    /// Forgets what was decided for a user, or for everybody: the backend is asked again.
-    pub fn forget(&self, user: Option<&str>) {
-        if let Some(backend) = self.backend.get().as_ref() {
-            match user {
-                None => backend.decisions.clear(),
-                Some(_) => backend
-                    .decisions
-                    .retain(|_, decision| decision.user() != user),
-            }
-        }
-    }
-
-    /// Decides on a request whose room has the rule `forward`.
-    pub(super) async fn decide(&self, asked: &Asked<'_>) -> Verdict {
+    /// Decides on a request whose room has the rule `forward`. An answer that was kept counts only on terms that `hold`; where
+    /// they do not, the backend is asked again.
+    pub(super) async fn decide(&self, asked: &Asked<'_>, hold: Hold<'_>) -> Verdict {
         let backend = self.backend.get();
         let Some(backend) = backend.as_ref() else {
             return Verdict::Away("the backend that decides on permission is not configured");
@@ -126,12 +111,12 @@ impl Forward {
             Ok(question) => question,
             Err(refusal) => return Verdict::Refused(refusal),
         };
-        if let Some(decision) = backend.known(&question.key) {
+        if let Some(decision) = backend.known(&question.key, hold) {
             self.metrics.looked_up(Cached::Hit);
             return decision.verdict(asked);
         }
         // Rare, and large: other requests do not carry it.
-        match Box::pin(self.answer(backend, question)).await {
+        match Box::pin(self.answer(backend, question, hold)).await {
             Ok(decision) => decision.verdict(asked),
             Err(reason) => Verdict::Away(reason),
         }
@@ -142,11 +127,12 @@ impl Forward {
         &self,
         backend: &Arc<Backend>,
         question: Question,
+        hold: Hold<'_>,
     ) -> Result<Decision, &'static str> {
         let mut answer = {
             let mut flights = backend.flights.lock();
             // One that has landed since the first look has left its answer.
-            if let Some(decision) = backend.known(&question.key) {
+            if let Some(decision) = backend.known(&question.key, hold) {
                 self.metrics.looked_up(Cached::Hit);
                 return Ok(decision);
             }
@@ -178,6 +164,9 @@ impl Forward {
     }
 }
 
+/// Whether somebody may still be let in on these terms: not after a disconnect.
+pub(super) type Hold<'a> = &'a (dyn Fn(&Terms) -> bool + Sync);
+
 /// Where the answer to a question is told to all who wait for it.
 type Tell = watch::Sender<Option<Result<Decision, &'static str>>>;
 
@@ -200,22 +189,26 @@ impl fmt::Debug for Backend {
 }
 
 impl Backend {
-    fn new(config: ForwardConfig, metrics: Arc<ForwardMetrics>) -> std::io::Result<Self> {
-        Ok(Self {
-            fetch: Fetch::new(config.timeout, MAX_BODY)?,
+    fn new(config: ForwardConfig, metrics: Arc<ForwardMetrics>) -> Self {
+        let fetch = Fetch::new(config.timeout, MAX_BODY).unwrap_or_else(|error| {
+            warn!(%error, "There are no system certificates: forward.url can be asked without TLS only.");
+            Fetch::without_roots(config.timeout, MAX_BODY)
+        });
+        Self {
+            fetch,
             metrics,
             decisions: Cache::new(config.cache_entries),
             flights: Mutex::default(),
             turns: Semaphore::new(config.max_requests),
             breaker: Breaker::default(),
             config,
-        })
+        }
     }
 
     /// What was decided on this, while it counts.
-    fn known(&self, key: &Digest) -> Option<Decision> {
+    fn known(&self, key: &Digest, hold: Hold<'_>) -> Option<Decision> {
         let decision = self.decisions.get(key)?;
-        decision.counts(Instant::now()).then_some(decision)
+        (decision.counts(Instant::now()) && decision.terms().is_none_or(hold)).then_some(decision)
     }
 
     fn most_flights(&self) -> usize {

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::support::http::{self, Response};
-use crate::support::{Backend, Client, Gateway, Reply, Setup, port};
+use crate::support::{Backend, Client, Gateway, RedisServer, Reply, Setup, port};
 
 const KEY: &str = "a-publish-key";
 const APP: &str = "https://app.example";
@@ -429,4 +429,58 @@ async fn urls_that_cannot_be_asked_are_refused_without_their_secrets() {
             "{error}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_with_tls_is_known_by_the_systems_certificates() {
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let backend = Backend::start_tls(&certificate, |_| Reply::status(200)).await;
+    let url = format!("https://localhost:{}/may", backend.address.port());
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("ca.pem");
+    std::fs::write(&file, certificate.cert.pem()).unwrap();
+    let with_certificates = |url: &str, file: &str| {
+        setup(url)
+            .variable("SSL_CERT_FILE", file)
+            .variable("SSL_CERT_DIR", "/nonexistent")
+    };
+    let status = async |gateway: &Gateway| gateway.get("/rooms/chat:1").await.status;
+    let gateway = with_certificates(&url, file.to_str().unwrap())
+        .start()
+        .await;
+    assert_eq!(status(&gateway).await, 200, "{}", gateway.log());
+    // A machine without any trusts nobody, and asks without TLS all the same.
+    let gateway = with_certificates(&url, "/nonexistent").start().await;
+    assert_eq!(status(&gateway).await, 503, "{}", gateway.log());
+    assert_eq!(backend.requests(), 1);
+    let plain = Backend::start(|_| Reply::status(200)).await;
+    let gateway = with_certificates(&plain.url(), "/nonexistent")
+        .start()
+        .await;
+    assert_eq!(status(&gateway).await, 200, "{}", gateway.log());
+}
+
+/// What was decided before a disconnect is not kept: the backend is asked again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_is_disconnected_is_asked_for_anew() {
+    let redis = RedisServer::start().await;
+    let backend = Backend::start(by_user).await;
+    let gateway = Setup::redis(&redis)
+        .set("access.subscribe", "* forward")
+        .set("forward.url", &backend.url())
+        .set("forward.cache", "1h")
+        .start()
+        .await;
+    let of = |user: &str| Client::of(&[gateway.address], "chat").header("Cookie", user);
+    let client = of("user=ann").open().await;
+    let _other = of("user=ann").open().await;
+    assert_eq!(backend.requests(), 1);
+    redis
+        .call(&["XADD", "sse:disconnects", "*", "user", "ann"])
+        .await;
+    client.wait_control("stream.close").await;
+    eventually!(backend.requests() > 1 && client.seen().connected);
+    assert_eq!(client.seen().refused, None);
+    gateway.publish("chat", "chat", "hi").await;
+    client.wait_events(1).await;
 }

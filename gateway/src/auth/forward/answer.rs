@@ -81,9 +81,10 @@ impl Decision {
         now < self.until
     }
 
-    pub(super) fn user(&self) -> Option<&str> {
+    /// Of an answer that allows.
+    pub(super) fn terms(&self) -> Option<&Terms> {
         match &self.answer {
-            Answer::Allowed(terms) => terms.user.as_deref(),
+            Answer::Allowed(terms) => Some(terms),
             Answer::Unauthorized | Answer::Forbidden => None,
         }
     }
@@ -179,10 +180,10 @@ mod tests {
         let now = Instant::now();
         assert!(decision.counts(now + Duration::from_secs(59)));
         assert!(!decision.counts(now + Duration::from_secs(61)));
-        assert_eq!(decision.user(), Some("jos\u{e9} b"));
         let Answer::Allowed(terms) = decision.answer else {
             panic!("{decision:?}");
         };
+        assert_eq!(terms.user.as_deref(), Some("jos\u{e9} b"));
         assert_eq!(terms.issued, Some(7));
         assert!((before + 60..=unix_now() + 60).contains(&terms.ends.unwrap()));
         let decision = read(200, &[]).unwrap();

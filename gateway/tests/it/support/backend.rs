@@ -11,9 +11,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rcgen::{CertifiedKey, KeyPair};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use super::port;
 
@@ -65,6 +69,28 @@ impl Backend {
         address: SocketAddr,
         judge: impl Fn(&HeaderMap) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::serve(address, None, judge).await
+    }
+
+    /// With TLS, by this certificate.
+    pub async fn start_tls(
+        certificate: &CertifiedKey<KeyPair>,
+        judge: impl Fn(&HeaderMap) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.cert.der().clone()], key)
+            .unwrap();
+        let tls = TlsAcceptor::from(Arc::new(config));
+        Self::serve(port::free(), Some(tls), judge).await
+    }
+
+    async fn serve(
+        address: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        judge: impl Fn(&HeaderMap) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let state = Arc::new(State {
             requests: AtomicUsize::new(0),
@@ -74,7 +100,7 @@ impl Backend {
             held: watch::channel(false).0,
         });
         let mut task = JoinSet::new();
-        task.spawn(accept(listener, state.clone(), Arc::new(judge)));
+        task.spawn(accept(listener, tls, state.clone(), Arc::new(judge)));
         Self {
             address,
             state,
@@ -117,7 +143,12 @@ impl Backend {
     }
 }
 
-async fn accept(listener: TcpListener, state: Arc<State>, judge: Arc<Judge>) {
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    state: Arc<State>,
+    judge: Arc<Judge>,
+) {
     let mut connections = JoinSet::new();
     while let Ok((socket, _)) = listener.accept().await {
         let (state, judge) = (state.clone(), judge.clone());
@@ -125,10 +156,15 @@ async fn accept(listener: TcpListener, state: Arc<State>, judge: Arc<Judge>) {
             let (state, judge) = (state.clone(), judge.clone());
             async move { Ok::<_, std::convert::Infallible>(answer(&state, &*judge, &request).await) }
         });
+        let (http, tls) = (http1::Builder::new(), tls.clone());
         connections.spawn(async move {
-            let _ = http1::Builder::new()
-                .serve_connection(TokioIo::new(socket), service)
-                .await;
+            let _ = match tls {
+                None => http.serve_connection(TokioIo::new(socket), service).await,
+                Some(tls) => match tls.accept(socket).await {
+                    Ok(socket) => http.serve_connection(TokioIo::new(socket), service).await,
+                    Err(_) => return,
+                },
+            };
         });
     }
 }

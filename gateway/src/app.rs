@@ -21,7 +21,7 @@ use crate::broker::redis::{RedisBroker, RedisConfig, RedisMetrics};
 use crate::broker::{Broker, Wait};
 use crate::config::Config;
 use crate::drain::{DrainTimes, Left, Lifecycle, Phase, ReloadSignal, StopSignals, drain};
-use crate::http::admin::{Admin, Readiness};
+use crate::http::admin::{Admin, Gate, GateRules, Readiness};
 use crate::http::encoding::ChunkedEncoder;
 use crate::http::listener::{self, Accepted, ListenError};
 use crate::http::metrics::HttpMetrics;
@@ -144,7 +144,12 @@ pub async fn run(
         readiness,
         registry,
         log: reload.log().clone(),
+        gate: Gate {
+            loopback: addresses.1.ip().is_loopback(),
+            rules: Live::new(gate_rules(&config)),
+        },
     };
+    let gate = admin.gate.rules.clone();
     listener::tune(&listeners.clients, config.stream.send_buffer)
         .context("the listening socket cannot be set up")?;
     let (accepting, accepted) = (shards[0].clone(), Acceptor::new(listeners.clients, shards));
@@ -153,7 +158,7 @@ pub async fn run(
     }
     let operators = listener::accept(listeners.admin, |accepted| {
         if let Ok(socket) = tokio::net::TcpStream::from_std(accepted.socket) {
-            tokio::spawn(http::admin::serve(admin.clone(), socket));
+            tokio::spawn(http::admin::serve(admin.clone(), socket, false));
         }
         std::future::ready(())
     });
@@ -206,6 +211,7 @@ pub async fn run(
                 http.limits.set(stream_limits(config, files));
                 node.set_rules(stream_rules(config));
                 http.allowed_origins.set(config.http.origins());
+                gate.set(gate_rules(config));
             });
             notify("READY=1");
         }
@@ -495,6 +501,16 @@ fn publish_rules(config: &Config) -> PublishRules {
             replicas: publish.wait_replicas,
             timeout: publish.wait_timeout,
         },
+    }
+}
+
+fn gate_rules(config: &Config) -> GateRules {
+    let admin = &config.admin;
+    let file = &admin.token_file;
+    GateRules {
+        token: admin.token.clone(),
+        token_file: (!file.is_empty()).then(|| file.into()),
+        metrics_open: admin.metrics_open,
     }
 }
 

@@ -2,7 +2,7 @@
 //! `config/defaults.toml`, which is compiled in and is the lowest layer; above it lie a file, the
 //! environment and flags.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -373,8 +373,8 @@ impl Config {
         self.http.demo.unwrap_or_else(|| self.dev_mode())
     }
 
-    /// Where metrics and health are served: as set, or the clients' address with port + 1000. Port
-    /// 0 stays 0: any free port.
+    /// Where metrics and health are served: as set, or this machine's own address of the same family as the clients', with port +
+    /// 1000. Port 0 stays 0: any free port.
     #[must_use]
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin.listen.unwrap_or_else(|| {
@@ -383,7 +383,11 @@ impl Config {
                 // Validation refuses ports without room above them.
                 port => port.saturating_add(1000),
             };
-            SocketAddr::new(self.listen.ip(), port)
+            let ip = match self.listen {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            };
+            SocketAddr::new(ip, port)
         })
     }
 

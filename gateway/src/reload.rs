@@ -33,6 +33,12 @@ impl<T> Live<T> {
     }
 }
 
+impl<T: Default> Default for Live<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
 impl<T> Clone for Live<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
@@ -57,6 +63,9 @@ impl fmt::Debug for Reload {
 
 /// The keys that can change while a node runs.
 const LIVE: &[&str] = &[
+    "admin.token",
+    "admin.token_file",
+    "admin.metrics_open",
     "log.level",
     "http.allowed_origins",
     "publish.keys",
@@ -126,6 +135,10 @@ impl Reload {
             warn!(keys = ?rest, "These settings have changed too, and need a restart.");
         }
         // What needs a restart is named again next time.
+        let admin = &config.admin;
+        self.now.admin.token.clone_from(&admin.token);
+        self.now.admin.token_file.clone_from(&admin.token_file);
+        self.now.admin.metrics_open = admin.metrics_open;
         self.now.log.level.clone_from(&config.log.level);
         let origins = &mut self.now.http.allowed_origins;
         origins.clone_from(&config.http.allowed_origins);

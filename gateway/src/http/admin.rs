@@ -1,7 +1,8 @@
-//! The operators' listener: `/livez`, `/readyz`, `/metrics` and `/log`.
+//! The operators' listener: `/livez`, `/readyz`, `/metrics`, `/log` and `/disconnects`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -11,18 +12,27 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Registry, TextEncoder};
+use serde::Deserialize;
 use serde_json::json;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 use tracing::{info, trace, warn};
 
 use super::body::Answer;
 use super::error::{self, Failure};
-use crate::broker::{Broker, BrokerStatus};
+use crate::broker::{Broker, BrokerError, BrokerStatus};
 use crate::drain::{Lifecycle, Phase};
+use crate::hub::Whom;
 use crate::telemetry::LogFilter;
 
-/// Bytes of a filter for the log.
-const MAX_LOG_FILTER: usize = 4096;
+mod gate;
+
+pub use gate::{Gate, GateRules};
+
+/// Bytes of a request's body: a filter for the log, or whom to disconnect.
+const MAX_BODY: usize = 4096;
+/// Time for it.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the operators' listener reads.
 #[derive(Clone)]
@@ -33,6 +43,16 @@ pub struct Admin {
     pub registry: Registry,
     /// What is logged.
     pub log: LogFilter,
+    /// Who may ask.
+    pub gate: Gate,
+}
+
+/// Whom to disconnect.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Named {
+    User(String),
+    Room(String),
 }
 
 /// What readiness depends on. Cloning shares it.
@@ -58,15 +78,17 @@ impl Readiness {
     }
 }
 
-/// Serves one connection.
-pub async fn serve(admin: Admin, socket: TcpStream) {
+/// Serves one connection; `certified` is whether its client has shown an operator's certificate.
+pub async fn serve(admin: Admin, socket: impl AsyncRead + AsyncWrite + Unpin, certified: bool) {
     let service = service_fn(|request: Request<Incoming>| {
         let admin = admin.clone();
         async move {
-            let response = match request.uri().path() {
-                "/log" => admin.log(request).await,
-                _ => admin.answer(&request),
-            };
+            let answer = admin.answer(request, certified).await;
+            let mut response = answer.unwrap_or_else(Failure::into_response);
+            let headers = response.headers_mut();
+            for (name, value) in FIXED {
+                headers.insert(name, HeaderValue::from_static(value));
+            }
             Ok::<_, Infallible>(response)
         }
     });
@@ -79,47 +101,83 @@ pub async fn serve(admin: Admin, socket: TcpStream) {
     }
 }
 
+/// In every answer: none is a page, and no page may read it as one.
+const FIXED: [(header::HeaderName, &str); 2] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; frame-ancestors 'none'",
+    ),
+];
+
 impl Admin {
-    fn answer<B>(&self, request: &Request<B>) -> Response<Answer> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Failure::method("GET, HEAD").into_response();
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        certified: bool,
+    ) -> Result<Response<Answer>, Failure> {
+        let (parts, body) = request.into_parts();
+        self.gate.pass(&parts, certified)?;
+        let methods = match parts.uri.path() {
+            "/log" => "GET, HEAD, PUT",
+            "/disconnects" => "POST",
+            _ => "GET, HEAD",
+        };
+        let method = &parts.method;
+        if !methods.split(", ").any(|one| one == method.as_str()) {
+            return Err(Failure::method(methods));
         }
-        match request.uri().path() {
-            "/livez" => error::json(StatusCode::OK, &json!({ "status": "ok" })),
-            "/readyz" => self.readiness.answer(),
-            "/metrics" => self.metrics(),
-            _ => Failure::not_found(
-                "there is nothing at this path: try /livez, /readyz, /metrics or /log",
-            )
-            .into_response(),
+        match parts.uri.path() {
+            "/livez" => Ok(error::json(StatusCode::OK, &json!({ "status": "ok" }))),
+            "/readyz" => Ok(self.readiness.answer()),
+            "/metrics" => Ok(self.metrics()),
+            "/log" if method == Method::PUT => self.set_log(&read(body).await?),
+            "/log" => Ok(self.log()),
+            "/disconnects" => self.disconnect(&read(body).await?).await,
+            _ => Err(Failure::not_found(
+                "there is nothing at this path: try /livez, /readyz, /metrics, /log or /disconnects",
+            )),
         }
     }
 
-    /// What is logged, and another filter from now on: `curl -X PUT -d debug http://…/log`.
-    async fn log(&self, request: Request<Incoming>) -> Response<Answer> {
-        match *request.method() {
-            Method::GET | Method::HEAD => {}
-            Method::PUT => {
-                let Ok(level) = Limited::new(request.into_body(), MAX_LOG_FILTER)
-                    .collect()
-                    .await
-                else {
-                    return Failure::new(
-                        StatusCode::BAD_REQUEST,
-                        "the body is not a level or filter such as debug, or info,gateway::broker=debug",
-                    )
-                    .into_response();
-                };
-                let level = String::from_utf8_lossy(&level.to_bytes()).trim().to_owned();
-                if let Err(error) = self.log.set(&level) {
-                    return Failure::new(StatusCode::BAD_REQUEST, error.to_string())
-                        .into_response();
-                }
-                info!(level, "The log's filter was changed.");
-            }
-            _ => return Failure::method("GET, HEAD, PUT").into_response(),
-        }
+    /// What is logged.
+    fn log(&self) -> Response<Answer> {
         error::json(StatusCode::OK, &json!({ "level": self.log.get() }))
+    }
+
+    /// Another filter from now on: `curl -X PUT -d debug http://…/log`.
+    fn set_log(&self, body: &[u8]) -> Result<Response<Answer>, Failure> {
+        let level = String::from_utf8_lossy(body).trim().to_owned();
+        let set = self.log.set(&level);
+        set.map_err(|error| Failure::bad(error.to_string()))?;
+        info!(level, "The log's filter was changed.");
+        Ok(self.log())
+    }
+
+    /// Closes the streams of a user or a room, on every node: `curl -d '{"user":"ann"}' http://…/disconnects`.
+    async fn disconnect(&self, body: &[u8]) -> Result<Response<Answer>, Failure> {
+        let named: Named = serde_json::from_slice(body).map_err(|error| {
+            Failure::bad(format!(
+                "the body is not {{\"user\": NAME}} or {{\"room\": ROOM}}: {error}"
+            ))
+        })?;
+        let whom = match &named {
+            Named::User(user) => Whom::read("user", user),
+            Named::Room(room) => Whom::read("room", room),
+        };
+        let whom = whom.map_err(|error| Failure::bad(error.to_string()))?;
+        let id = self.readiness.broker.disconnect(whom).await;
+        let id = id.map_err(|error| match error {
+            BrokerError::Away(_) => Failure::away(format!("{error}: try again")),
+            BrokerError::Refused(_) | BrokerError::WrongType => Failure::new(
+                StatusCode::CONFLICT,
+                format!("Redis does not take the order: {error}"),
+            ),
+        })?;
+        Ok(error::json(
+            StatusCode::CREATED,
+            &json!({ "id": id.to_string() }),
+        ))
     }
 
     fn metrics(&self) -> Response<Answer> {
@@ -139,6 +197,20 @@ impl Admin {
                 .into_response()
             }
         }
+    }
+}
+
+/// The body of a request, within its bounds.
+async fn read(body: Incoming) -> Result<Bytes, Failure> {
+    match timeout(BODY_TIMEOUT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(_)) => Err(Failure::bad(format!(
+            "the body broke off, or is over {MAX_BODY} bytes"
+        ))),
+        Err(_) => Err(Failure::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the request body did not arrive in time",
+        )),
     }
 }
 

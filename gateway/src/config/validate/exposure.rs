@@ -16,6 +16,7 @@ pub(super) fn check(config: &Config) -> Result<Vec<String>, ConfigError> {
     forward(config)?;
     rules(config)?;
     start(config)?;
+    admin(config)?;
     Ok(warnings(config))
 }
 
@@ -62,6 +63,32 @@ fn start(config: &Config) -> Result<(), ConfigError> {
     })
 }
 
+fn admin(config: &Config) -> Result<(), ConfigError> {
+    let admin = &config.admin;
+    rule(
+        admin.token.is_empty() || admin.token_file.is_empty(),
+        || "admin.token and admin.token_file are both set: one of them is enough".to_owned(),
+    )?;
+    rule(admin.token.bytes().all(|c| c.is_ascii_graphic()), || {
+        "admin.token has characters that cannot be in a header: printable ASCII without blanks"
+            .to_owned()
+    })
+}
+
+fn admin_warning(config: &Config) -> Option<String> {
+    let (admin, address) = (&config.admin, config.admin_addr());
+    let shown =
+        !admin.token.is_empty() || !admin.token_file.is_empty() || !admin.client_ca_file.is_empty();
+    let refused = if admin.metrics_open {
+        "all but /livez, /readyz and /metrics is refused"
+    } else {
+        "all but /livez and /readyz is refused, /metrics too"
+    };
+    (!address.ip().is_loopback() && !shown).then(|| {
+        format!("admin.listen is {address}, which others can reach, and there is no admin.token: {refused}")
+    })
+}
+
 fn warnings(config: &Config) -> Vec<String> {
     let (listen, publish) = (config.listen, &config.publish);
     let alone = config.redis.url.is_empty();
@@ -90,6 +117,7 @@ fn warnings(config: &Config) -> Vec<String> {
                 .to_owned(),
         );
     }
+    warnings.extend(admin_warning(config));
     let retention = &config.retention;
     if retention.max_len == 0 && retention.max_age.is_zero() && retention.expire.is_zero() {
         warnings.push("[retention] sets no limit at all: rooms only ever grow".to_owned());

@@ -10,10 +10,12 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use protocol::RoomName;
 
+mod disconnect;
 mod replicas;
 mod server;
 mod token;
 
+pub use disconnect::Disconnect;
 pub use replicas::Replicas;
 pub use server::Server;
 pub use token::{Explain, Make, Token};
@@ -88,6 +90,14 @@ pub enum Command {
     /// Make JSON Web Tokens that open rooms, and explain them
     #[command(subcommand, disable_help_subcommand = true)]
     Token(Token),
+    /// Close the streams of a user or a room on all gateways
+    ///
+    /// Tokens that were issued before no longer count; in rooms that anyone may subscribe to, clients come back. Prints the
+    /// id of the order. With redis-cli: XADD sse:disconnects MAXLEN '~' 100000 '*' user ann
+    #[command(
+        after_help = "Examples:\n  sse-publish disconnect --user ann\n  sse-publish disconnect --room chat:1 --url http://127.0.0.1:9080"
+    )]
+    Disconnect(Disconnect),
     /// Print a completion script
     #[command(
         after_help = "Example:\n  sse-publish completions bash > ~/.local/share/bash-completion/completions/sse-publish"

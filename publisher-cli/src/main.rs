@@ -1,6 +1,7 @@
 //! `sse-publish`: publishes events to rooms, through Redis or through a gateway's HTTP endpoint.
 
 mod cli;
+mod disconnect;
 mod input;
 mod publish;
 mod report;
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
             .map_err(|error| Failure::other(format!("{}: {error}", directory.display()))),
         Some(Command::Token(token)) => token::run(&token),
         Some(Command::Load(load)) => in_runtime(load_library(load)),
+        Some(Command::Disconnect(cli)) => in_runtime(async {
+            report::print(&disconnect::disconnect(&cli).await?);
+            Ok(())
+        }),
         None => in_runtime(publish_events(cli.publish)),
     };
     match outcome {

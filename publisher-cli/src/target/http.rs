@@ -247,7 +247,7 @@ impl Lost {
 }
 
 /// The innermost cause: what says most.
-fn root(error: &(dyn std::error::Error + 'static)) -> String {
+pub fn root(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;

@@ -198,6 +198,7 @@ pub fn command(arguments: &[&str]) -> Command {
         .env_remove("SSE_REDIS__SENTINEL_PASSWORD")
         .env_remove("SSE_REDIS__SENTINEL_PASSWORD_FILE")
         .env_remove("SSE_PUBLISH_KEY")
+        .env_remove("SSE_ADMIN__TOKEN")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

@@ -25,7 +25,7 @@ use crate::http::admin::{Admin, Gate, GateRules, Readiness};
 use crate::http::encoding::ChunkedEncoder;
 use crate::http::listener::{self, Accepted, ListenError};
 use crate::http::metrics::HttpMetrics;
-use crate::http::{self, HttpConfig, PublishRules, Site, StreamLimits, TrustedProxies};
+use crate::http::{self, HttpConfig, PublishRules, Rates, Site, StreamLimits, TrustedProxies};
 use crate::hub::{
     HubConfig, Inlets, Node, RoomClasses, Shard, ShardId, StreamRules, Supply, Times,
 };
@@ -98,6 +98,7 @@ pub async fn run(
     let http = Arc::new(http_config(&config, files));
     let tokens = Tokens::start(config.tokens.config(), &Handle::current(), &registry)
         .map_err(anyhow::Error::msg)?;
+    set_rates(&http.rates, &config);
     follow_disconnects(&*broker, &node, config.tokens.max_age);
     let forward = ForwardMetrics::register(&registry).context("metrics cannot be registered")?;
     let forward = Forward::new(Handle::current(), forward);
@@ -211,6 +212,7 @@ pub async fn run(
                 http.limits.set(stream_limits(config, files));
                 node.set_rules(stream_rules(config));
                 http.allowed_origins.set(config.http.origins());
+                set_rates(&http.rates, config);
                 gate.set(gate_rules(config));
             });
             notify("READY=1");
@@ -484,7 +486,9 @@ fn http_config(config: &Config, files: Option<u64>) -> HttpConfig {
         path_prefix: http.path_prefix.clone(),
         allowed_origins: Live::new(http.origins()),
         head_timeout: http.head_timeout,
+        body_timeout: http.body_timeout,
         max_head_bytes: http.max_head_bytes,
+        rates: Rates::default(),
         limits: Live::new(stream_limits(config, files)),
         proxies: TrustedProxies::new(http.trusted_networks()),
         access: config.log.access,
@@ -502,6 +506,11 @@ fn publish_rules(config: &Config) -> PublishRules {
             timeout: publish.wait_timeout,
         },
     }
+}
+
+fn set_rates(rates: &Rates, config: &Config) {
+    let limits = &config.limits;
+    rates.set(limits.opens_per_second, limits.publishes_per_second);
 }
 
 fn gate_rules(config: &Config) -> GateRules {

@@ -36,6 +36,7 @@ mod peer;
 mod permission;
 mod proxies;
 mod publish;
+mod rates;
 mod socket;
 mod status;
 mod stream;
@@ -52,6 +53,7 @@ use subscribe::{Accept, Wish};
 pub use connection::serve;
 pub use proxies::TrustedProxies;
 pub use publish::PublishRules;
+pub use rates::Rates;
 
 /// A subscriber's body is read and ignored up to this size.
 const MAX_SUBSCRIBE_BODY: usize = 64 * 1024;
@@ -67,8 +69,12 @@ pub struct HttpConfig {
     pub allowed_origins: Live<Vec<AllowedOrigin>>,
     /// Time for a whole request head.
     pub head_timeout: Duration,
+    /// Time for a whole request body.
+    pub body_timeout: Duration,
     /// Size of a request head.
     pub max_head_bytes: usize,
+    /// How often clients may ask.
+    pub rates: Rates,
     /// How many streams are let in.
     pub limits: Live<StreamLimits>,
     /// Who may say for whom it asks.
@@ -268,6 +274,7 @@ where
         }
         Target::Room(room) => {
             *route = Route::Room;
+            not_too_often(site, peer, parts)?;
             permission::require(site, peer, parts, &room, Action::Subscribe).await?;
             let info = site.broker.room_info(room.clone()).await?;
             let subscribers = site.node.subscribers(&room).await;
@@ -277,6 +284,7 @@ where
         Target::Events(room) => match Accept::read(&parts.headers) {
             Accept::Json if get => {
                 *route = Route::History;
+                not_too_often(site, peer, parts)?;
                 permission::require(site, peer, parts, &room, Action::Subscribe).await?;
                 let query = history::query(parts.uri.query().unwrap_or_default())?;
                 let history = site.broker.history(room, query).await?;
@@ -285,13 +293,17 @@ where
             accept if get || accept == Accept::Stream => {
                 *route = Route::Stream;
                 if parts.method == Method::HEAD {
+                    not_too_often(site, peer, parts)?;
                     permission::require(site, peer, parts, &room, Action::Subscribe).await?;
                     return Ok(stream::head_only().into());
                 }
                 let limits = *site.config.limits.get();
-                // A node that is full lets nobody in, and asks nobody.
+                // A node that is full, or is asked too often, lets nobody in, and asks nobody.
+                let client = peer.client(&site.config.proxies, &parts.headers);
                 let (refused, grant) = if is_full(site, limits.connections) {
                     (Some(Limit::Streams), None)
+                } else if site.config.rates.open(client).is_err() {
+                    (Some(Limit::Rate), None)
                 } else {
                     match permission::decide(site, peer, parts, &room, Action::Subscribe).await {
                         Verdict::Allowed(grant) => (None, Some(grant)),
@@ -300,20 +312,20 @@ where
                     }
                 };
                 // Read to its end, so that it is not taken for the next request.
-                publish::read_body(body, MAX_SUBSCRIBE_BODY).await?;
+                publish::read_body(body, MAX_SUBSCRIBE_BODY, site.config.body_timeout).await?;
                 let wish = Wish::read(&parts.headers, parts.uri.query().unwrap_or_default());
                 let mut opening = Opening::new(room, wish, parts.version, caller);
                 opening.refused = refused;
                 opening.terms = grant.map(|grant| grant.terms).unwrap_or_default();
                 opening.per_address = limits.per_address;
-                opening.client = peer.client(&site.config.proxies, &parts.headers);
+                opening.client = client;
                 Ok(Outcome::Stream(opening))
             }
             _ => {
                 *route = Route::Publish;
                 let answer =
                     match permission::require(site, peer, parts, &room, Action::Publish).await {
-                        Ok(grant) => post(site, room, &grant, parts, body).await,
+                        Ok(grant) => post(site, peer, room, &grant, parts, body).await,
                         Err(failure) => Err(failure),
                     };
                 site.metrics.published(match &answer {
@@ -331,8 +343,16 @@ fn is_full(site: &Site, most: usize) -> bool {
     most > 0 && site.node.streams() + site.metrics.connections() > most
 }
 
+/// Reading what is stored counts like opening a stream.
+fn not_too_often(site: &Site, peer: &Peer, parts: &Parts) -> Result<(), Failure> {
+    let client = peer.client(&site.config.proxies, &parts.headers);
+    let open = site.config.rates.open(client);
+    open.map_err(|wait| Failure::too_often("limits.opens_per_second", wait))
+}
+
 async fn post<B>(
     site: &Site,
+    peer: &Peer,
     room: RoomName,
     grant: &Grant,
     parts: &Parts,
@@ -342,12 +362,21 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let client = peer.client(&site.config.proxies, &parts.headers);
+    let rate = site.config.rates.publish(grant, &parts.headers, client);
+    rate.map_err(|wait| Failure::too_often("limits.publishes_per_second", wait))?;
     let rules = site.config.publish.get();
     let token = site.auth.tokens().map(|tokens| tokens.query_parameter());
     let query = parts.uri.query().unwrap_or_default();
     let options = publish::Options::read(query, token.as_deref().unwrap_or_default())?;
     options.check(grant.by)?;
-    let mut event = publish::read_event(&parts.headers, body, rules.max_bytes).await?;
+    let mut event = publish::read_event(
+        &parts.headers,
+        body,
+        rules.max_bytes,
+        site.config.body_timeout,
+    )
+    .await?;
     options.apply(&mut event, rules.wait)?;
     // Not recorded here: the caller's own span goes with the event.
     event.trace = trace::parent().or(event.trace);

@@ -94,6 +94,8 @@ const LIVE: &[&str] = &[
     "limits.streams_per_address",
     "limits.streams_per_user",
     "limits.streams_per_room",
+    "limits.opens_per_second",
+    "limits.publishes_per_second",
 ];
 
 impl Reload {

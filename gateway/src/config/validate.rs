@@ -253,6 +253,12 @@ fn times(config: &Config) -> Result<(), ConfigError> {
             hour,
         ),
         (
+            "http.body_timeout",
+            config.http.body_timeout,
+            100 * ms,
+            hour,
+        ),
+        (
             "redis.connect_timeout",
             redis.connect_timeout,
             10 * ms,

@@ -1,5 +1,7 @@
 //! The one place that turns a failure into an answer: a status and `{"error": "one sentence"}`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use protocol::EventError;
@@ -58,6 +60,17 @@ impl Failure {
     pub fn too_large(limit: usize) -> Self {
         let sentence = format!("the request body is over the limit for events of {limit} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, sentence)
+    }
+
+    /// 429: too often; the client may try again after this time (RFC 6585, section 4).
+    #[must_use]
+    pub fn too_often(setting: &str, wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            format!("this is more often than {setting} allows: try again in {seconds} s"),
+        )
+        .with(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
     }
 
     /// 503: not now.

@@ -18,8 +18,6 @@ mod options;
 
 pub use options::{Options, answer};
 
-/// A body that takes longer is given up.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most bytes of an idempotency key.
 const MAX_KEY_BYTES: usize = 256;
 /// JSON writes a byte as six at worst (`\u0041`); the rest is for the envelope itself.
@@ -43,6 +41,7 @@ pub async fn read_event<B>(
     headers: &HeaderMap,
     body: B,
     max_bytes: usize,
+    patience: Duration,
 ) -> Result<NewEvent, Failure>
 where
     B: Body<Data = Bytes>,
@@ -56,7 +55,7 @@ where
             .saturating_mul(ENVELOPE_FACTOR)
             .saturating_add(ENVELOPE_EXTRA),
     };
-    let bytes = read_body(body, cap)
+    let bytes = read_body(body, cap, patience)
         .await
         .map_err(|failure| match failure.status {
             StatusCode::PAYLOAD_TOO_LARGE => Failure::too_large(max_bytes),
@@ -82,11 +81,11 @@ where
     Ok(new)
 }
 
-/// Reads a whole body of at most `cap` bytes, within a time.
+/// Reads a whole body of at most `cap` bytes, within `patience`.
 ///
 /// # Errors
 /// 400, 408 or 413.
-pub async fn read_body<B>(body: B, cap: usize) -> Result<Bytes, Failure>
+pub async fn read_body<B>(body: B, cap: usize, patience: Duration) -> Result<Bytes, Failure>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -96,7 +95,7 @@ where
         return Err(Failure::too_large(cap));
     }
     let whole = std::pin::pin!(Limited::new(body, cap).collect());
-    match tokio::time::timeout(BODY_TIMEOUT, whole).await {
+    match tokio::time::timeout(patience, whole).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Failure::too_large(cap)),
         Ok(Err(_)) => Err(Failure::bad(
@@ -228,6 +227,7 @@ mod tests {
             &headers,
             http_body_util::Full::new(Bytes::from_static(body)),
             16,
+            Duration::from_secs(30),
         )
         .await
     }

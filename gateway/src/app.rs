@@ -212,6 +212,7 @@ pub async fn run(
                 http.limits.set(stream_limits(config, files));
                 node.set_rules(stream_rules(config));
                 http.allowed_origins.set(config.http.origins());
+                node.disconnects().remember(config.tokens.max_age);
                 set_rates(&http.rates, config);
                 gate.set(gate_rules(config));
             });

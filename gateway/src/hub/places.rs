@@ -19,7 +19,8 @@ pub struct Places<K: Eq + Hash>(Arc<Mutex<HashMap<K, u32>>>);
 /// One stream's place among those of its holder.
 #[derive(Debug)]
 pub struct Place<K: Eq + Hash> {
-    places: Places<K>,
+    /// `None` where nobody counts.
+    places: Option<Places<K>>,
     holder: K,
 }
 
@@ -29,22 +30,29 @@ pub type Addresses = Places<Household>;
 pub type Users = Places<Arc<str>>;
 
 impl<K: Eq + Hash + Clone> Places<K> {
-    /// A place for one more stream; `None` where its holder has `most` of them already. 0 is no limit.
+    /// A place for one more stream; `None` where its holder has `most` of them already. 0 is no limit, and then nothing is
+    /// counted.
     #[must_use]
     pub fn take(&self, holder: impl Into<K>, most: usize) -> Option<Place<K>> {
         let holder = holder.into();
+        if most == 0 {
+            return Some(Place {
+                places: None,
+                holder,
+            });
+        }
         let mut streams = self.0.lock();
         // What is known already is shared: a name is held once, however many streams its user has.
         let known = streams.get_key_value(&holder).map(|(key, _)| key.clone());
         let holder = known.unwrap_or(holder);
         let count = streams.entry(holder.clone()).or_default();
         // One that has none of them yet is let in, so no entry is left behind here.
-        if most > 0 && *count as usize >= most {
+        if *count as usize >= most {
             return None;
         }
         *count = count.saturating_add(1);
         Some(Place {
-            places: self.clone(),
+            places: Some(self.clone()),
             holder,
         })
     }
@@ -72,7 +80,8 @@ impl<K: Eq + Hash> Default for Places<K> {
 
 impl<K: Eq + Hash> Drop for Place<K> {
     fn drop(&mut self) {
-        let mut streams = self.places.0.lock();
+        let Some(places) = &self.places else { return };
+        let mut streams = places.0.lock();
         if let Some(count) = streams.get_mut(&self.holder) {
             *count -= 1;
             if *count == 0 {
@@ -120,16 +129,18 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_held_once_and_no_limit_is_none() {
+    fn a_name_that_is_counted_is_held_once_and_without_a_limit_nothing_is() {
         let users = Users::default();
-        let places: Vec<_> = (0..100).map(|_| users.take("ann", 0).unwrap()).collect();
+        let free = users.take("ann", 0).unwrap();
+        assert!(&**free.holder() == "ann" && users.0.lock().is_empty());
+        let places: Vec<_> = (0..100).map(|_| users.take("ann", 100).unwrap()).collect();
         assert!(
             places
                 .iter()
                 .all(|place| Arc::ptr_eq(place.holder(), places[0].holder()))
         );
         assert!(users.take("ann", 100).is_none() && users.take("bob", 1).is_some());
-        drop(places);
+        drop((places, free));
         assert!(users.0.lock().is_empty());
     }
 

@@ -1,8 +1,12 @@
 //! Over a limit, a new stream is told so and closed, with a 200 that brings its client back; open ones stay.
 
-use crate::support::{Client, Setup};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
+use crate::expiry::{bearer_of, now, with_tokens};
 use crate::support::client::Options;
+use crate::support::http::{self, Response};
+use crate::support::{Client, Setup};
 
 async fn assert_not_let_in(address: std::net::SocketAddr, room: &str) {
     assert_refused(Client::of(&[address], room)).await;
@@ -286,4 +290,146 @@ async fn the_logs_of_all_rooms_together_are_bounded() {
         gateway.log()
     );
     assert!(clients.iter().all(|(_, client)| client.seen().connected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_has_so_many_streams_on_a_node_whatever_the_token() {
+    let setup = with_tokens(Setup::memory()).set("limits.streams_per_user", "2");
+    let gateway = setup.start().await;
+    let of = |room: &str, user: &str, issued: u64| {
+        Client::of(&[gateway.address], room).header("Authorization", &bearer_of(user, issued))
+    };
+    // Two shards, two rooms, two tokens.
+    let one = opened(of("a", "ann", now())).await;
+    let _two = opened(of("b", "ann", now() - 1)).await;
+    assert_refused(of("a", "ann", now() - 2)).await;
+    let _bob = opened(of("a", "bob", now())).await;
+    let refused = "sse_gateway_streams_refused_total{limit=\"user\"}";
+    assert_eq!(gateway.metric(refused).await, Some(1.0));
+    drop(one);
+    let ended = "sse_gateway_streams_closed_total{reason=\"client\"}";
+    eventually!(gateway.metric(ended).await == Some(1.0));
+    let _again = opened(of("c", "ann", now())).await;
+    assert_refused(of("a", "ann", now())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_has_so_many_streams_and_the_limit_changes_without_a_restart() {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    let write = |most: u32| {
+        let text = format!("[limits]\nstreams_per_room = {most}\n");
+        std::fs::write(file.path(), text).unwrap();
+    };
+    write(2);
+    let path = file.path().to_str().unwrap();
+    let setup = Setup::memory().arguments(&["--config", path]);
+    let gateway = setup.set("shards", "1").start().await;
+    let of = |room: &str| Client::of(&[gateway.address], room);
+    let _one = opened(of("a")).await;
+    let _two = opened(of("a")).await;
+    assert_refused(of("a")).await;
+    let _other = opened(of("b")).await;
+    let refused = "sse_gateway_streams_refused_total{limit=\"room\"}";
+    assert_eq!(gateway.metric(refused).await, Some(1.0));
+    write(3);
+    gateway.signal("HUP");
+    eventually!(gateway.log().contains("was reloaded"), "{}", gateway.log());
+    let _third = opened(of("a")).await;
+    assert_refused(of("a")).await;
+}
+
+/// Asks until the answer is another one than 200 and 201, and gives it with the number of those.
+async fn until_refused(
+    address: std::net::SocketAddr,
+    method: &str,
+    headers: &[(&str, &str)],
+) -> (usize, Response) {
+    for passed in 0..10_000 {
+        let answer = http::request(address, method, "/rooms/demo/events", headers, b"x").await;
+        if !matches!(answer.status, 200 | 201) {
+            return (passed, answer);
+        }
+    }
+    panic!("never refused");
+}
+
+#[track_caller]
+fn assert_too_often(passed: usize, answer: &Response) {
+    assert!(passed >= 10, "refused after {passed}");
+    assert_eq!(answer.status, 429, "{}", answer.text());
+    let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=10).contains(&wait), "{wait}");
+    assert!(answer.error().contains("per_second"), "{}", answer.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_opens_so_many_streams_in_a_second_and_others_theirs() {
+    let setup = Setup::memory().set("limits.opens_per_second", "1");
+    let gateway = setup.start().await;
+    let json = [("Accept", "application/json")];
+    let (passed, answer) = until_refused(gateway.address, "GET", &json).await;
+    assert_too_often(passed, &answer);
+    // A stream is told so in it. A second may have passed meanwhile, so more than one is tried.
+    let refused = "sse_gateway_streams_refused_total{limit=\"rate\"}";
+    let mut streams = Vec::new();
+    while gateway.metric(refused).await == Some(0.0) {
+        let client = Client::of(&[gateway.address], "demo").once().start();
+        eventually!(client.seen().connections == 1, "{}", client.summary());
+        streams.push(client);
+    }
+    let last = streams.last().unwrap();
+    let close = last.wait_control("stream.close").await;
+    assert_eq!(close["reason"], "limit");
+    assert!(last.seen().retry_ms.is_some() && last.seen().refused.is_none());
+    let _other = opened(Client::of(&[gateway.address], "demo").from("127.0.0.2")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publisher_publishes_so_much_in_a_second_and_others_theirs() {
+    let setup = Setup::memory()
+        .set("dev", "false")
+        .set("publish.keys", "one,two")
+        .set("http.allowed_origins", "https://good.example")
+        .set("limits.publishes_per_second", "1");
+    let gateway = setup.start().await;
+    let key = |key: &'static str| {
+        [
+            ("Authorization", key),
+            ("Content-Type", "text/plain"),
+            ("Origin", "https://good.example"),
+        ]
+    };
+    for key in [key("Bearer one"), key("Bearer two")] {
+        let (passed, answer) = until_refused(gateway.address, "POST", &key).await;
+        assert_too_often(passed, &answer);
+        // A page can read when to try again.
+        for (name, value) in [
+            ("access-control-allow-origin", "https://good.example"),
+            ("access-control-expose-headers", "retry-after"),
+        ] {
+            assert_eq!(answer.header(name), Some(value));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_given_up() {
+    let setup = Setup::memory().set("http.body_timeout", "300ms");
+    let gateway = setup.start().await;
+    for accept in ["*/*", "text/event-stream"] {
+        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+        let head = format!(
+            "POST /rooms/demo/events HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nContent-Length: 5\r\n\r\nhi"
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let read = async {
+            while !answer.ends_with(b"}") {
+                assert_ne!(socket.read_buf(&mut answer).await.unwrap(), 0);
+            }
+        };
+        let read = tokio::time::timeout(crate::support::DEADLINE, read).await;
+        assert!(read.is_ok(), "it waits: {answer:?}");
+        assert!(answer.starts_with(b"HTTP/1.1 408 "), "{answer:?}");
+    }
 }

@@ -8,6 +8,7 @@
 mod support;
 
 mod away;
+mod admin;
 mod bad_input;
 mod broker_suite;
 mod bytes;
@@ -16,9 +17,11 @@ mod clock;
 mod config;
 mod cors;
 mod deletions;
+mod disconnect;
 mod doctor;
 mod documents;
 mod drain;
+mod expiry;
 mod faults;
 mod forward;
 mod limits;

@@ -75,7 +75,7 @@ async fn the_log_can_be_turned_up_while_it_runs() {
     let gateway = Setup::memory().start().await;
     let put = async |level: &str| {
         let request = format!(
-            "PUT /log HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{level}",
+            "PUT /log HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{level}",
             level.len()
         );
         http::complete(

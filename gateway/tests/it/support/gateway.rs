@@ -71,6 +71,18 @@ impl Setup {
         self
     }
 
+    /// The operators' listener on all addresses of this machine, not on its own one alone.
+    pub fn admin_for_others(mut self) -> Self {
+        let own = self.admin.to_string();
+        let all = format!("0.0.0.0:{}", self.admin.port());
+        for argument in &mut self.arguments {
+            if *argument == own {
+                argument.clone_from(&all);
+            }
+        }
+        self
+    }
+
     pub fn node(self, name: &str) -> Self {
         self.arguments(&["--node", name])
     }

@@ -99,7 +99,7 @@ pub async fn run(
     let tokens = Tokens::start(config.tokens.config(), &Handle::current(), &registry)
         .map_err(anyhow::Error::msg)?;
     set_rates(&http.rates, &config);
-    follow_disconnects(&*broker, &node, config.tokens.max_age);
+    follow_disconnects(&*broker, &node, disconnects_count(&config));
     let forward = ForwardMetrics::register(&registry).context("metrics cannot be registered")?;
     let forward = Forward::new(Handle::current(), forward);
     let auth = Auth::new(config.policy())
@@ -212,7 +212,7 @@ pub async fn run(
                 http.limits.set(stream_limits(config, files));
                 node.set_rules(stream_rules(config));
                 http.allowed_origins.set(config.http.origins());
-                node.disconnects().remember(config.tokens.max_age);
+                node.disconnects().remember(disconnects_count(config));
                 set_rates(&http.rates, config);
                 gate.set(gate_rules(config));
             });
@@ -403,7 +403,12 @@ impl Parts {
     }
 }
 
-/// Streams are closed, and tokens refused, by what the broker tells of; `remember` is how old a token may be.
+/// For how long a token from before a disconnect may be shown that counts otherwise.
+fn disconnects_count(config: &Config) -> Duration {
+    config.tokens.max_age + config.tokens.leeway
+}
+
+/// Streams are closed, and tokens refused, by what the broker tells of, for as long as it may matter (`remember`).
 fn follow_disconnects(broker: &dyn Broker, node: &Node, remember: Duration) {
     node.disconnects().remember(remember);
     let node = node.clone();
@@ -444,7 +449,7 @@ fn broker(
         retention: retention.rules(),
         max_bytes: publish.max_bytes,
         idempotency_window: publish.idempotency_window,
-        remember: config.tokens.max_age,
+        remember: disconnects_count(config),
     };
     let metrics = RedisMetrics::register(registry).context("metrics cannot be registered")?;
     let redis = RedisBroker::start(redis, inlets, metrics, traces.clone());

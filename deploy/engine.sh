@@ -4,7 +4,7 @@
 # that deploy/Dockerfile and docker-compose.yml use. What these two rely on is as in the official images:
 # paths, users, entry points. The versions are Debian's, whatever the tag says.
 #
-#   deploy/engine.sh           what is missing; the build image again when Cargo.lock has changed
+#   deploy/engine.sh           what is missing; the build image again when Cargo.lock or its packages have changed
 #   deploy/engine.sh stop      stops the dockerd that it started
 #
 # Grafana is not made.
@@ -114,10 +114,12 @@ image() {
 
 there "$runtime_image" || image "$runtime_image" "$base" 'CMD ["bash"]'
 
-# With the crates of Cargo.lock in it, so that a build needs no network.
-lock=$(sha256sum Cargo.lock | cut -c1-16)
+# With the crates of Cargo.lock in it, so that a build needs no network. Of what the official image has, only what the
+# build uses: a C compiler for TLS, without CMake, and the CA certificates that go into the image.
+packages=(gcc libc6-dev ca-certificates)
+lock=$({ cat Cargo.lock && echo "${packages[*]}"; } | sha256sum | cut -c1-16)
 if [ "$(docker image inspect -f '{{.Config.Labels.lock}}' "$build_image" 2>/dev/null)" != "$lock" ]; then
-  folder=$(root gcc libc6-dev)
+  folder=$(root "${packages[@]}")
   sysroot=$(rustc --print sysroot)
   host=$(rustc -vV | sed -n 's/^host: //p')
   # rustc looks for its libraries beside its own folder.

@@ -119,6 +119,8 @@ for container in $(compose ps -q gateway); do
   [ "$facts" = "65532:65532 true [ALL]" ] || fail "a gateway runs as $facts"
 done
 
+program cat /etc/ssl/certs/ca-certificates.crt </dev/null | grep -c 'BEGIN CERTIFICATE' >/dev/null || fail "the image has no CA certificates, which rediss:// needs"
+
 # page PATH TEXT
 page() {
   curl -fsS -o "$work/page" "$site/$1" && grep -q "$2" "$work/page" || fail "there is no /$1"

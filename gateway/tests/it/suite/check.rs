@@ -77,6 +77,7 @@ impl World {
             gone: 0,
             longest_gap: Duration::ZERO,
             slowest_after: Duration::ZERO,
+            churn: 0.0,
             problems: Vec::new(),
         };
         let mut streams = Vec::new();

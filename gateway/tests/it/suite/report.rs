@@ -25,13 +25,15 @@ pub struct Line {
     pub longest_gap: Duration,
     /// The slowest delivery of an event that was acknowledged after Redis answered again.
     pub slowest_after: Duration,
+    /// Streams that came and went in a second, from the fault to the end of the check.
+    pub churn: f64,
     pub problems: Vec<String>,
 }
 
 pub fn print(topology: Topology, lines: &[Line], churned: u64) {
     println!("\n{topology:?}");
     println!(
-        "{:<20} {:>7} {:>7} {:>5} {:>8} {:>6} {:>6} {:>6} {:>9} {:>11}",
+        "{:<20} {:>7} {:>7} {:>5} {:>8} {:>6} {:>6} {:>6} {:>9} {:>11} {:>8}",
         "fault",
         "events",
         "clients",
@@ -41,8 +43,10 @@ pub fn print(topology: Topology, lines: &[Line], churned: u64) {
         "false",
         "gone",
         "gap ms",
-        "after ms"
+        "after ms",
+        "churn/s"
     );
+    let least = |lines: &[Line]| lines.iter().map(|line| line.churn).fold(f64::MAX, f64::min);
     let mut sorted = lines.to_vec();
     sorted.sort_by_key(|line| line.fault as usize);
     for group in sorted.chunk_by(|a, b| a.fault == b.fault) {
@@ -52,7 +56,7 @@ pub fn print(topology: Topology, lines: &[Line], churned: u64) {
             longest.unwrap_or_default().as_millis()
         };
         println!(
-            "{:<20} {:>7} {:>7} {:>5} {:>8} {:>6} {:>6} {:>6} {:>9} {:>11}{}",
+            "{:<20} {:>7} {:>7} {:>5} {:>8} {:>6} {:>6} {:>6} {:>9} {:>11} {:>8.0}{}",
             format!("{:?} x{}", group[0].fault, group.len()),
             sum(|line| line.events),
             group[0].clients,
@@ -63,6 +67,7 @@ pub fn print(topology: Topology, lines: &[Line], churned: u64) {
             sum(|line| line.gone),
             longest(|line| line.longest_gap),
             longest(|line| line.slowest_after),
+            least(group),
             if longest(|line| line.slowest_after) > 1000 {
                 "  over a second"
             } else {
@@ -71,11 +76,12 @@ pub fn print(topology: Topology, lines: &[Line], churned: u64) {
         );
     }
     println!(
-        "{} rounds, {} events, {} lost, {} repeated, {} false resets; {churned} streams came and went meanwhile",
+        "{} rounds, {} events, {} lost, {} repeated, {} false resets; {churned} streams came and went meanwhile, at least {:.0} a second in each round",
         lines.len(),
         lines.iter().map(|line| line.events).sum::<usize>(),
         lines.iter().map(|line| line.lost).sum::<usize>(),
         lines.iter().map(|line| line.repeated).sum::<usize>(),
         lines.iter().map(|line| line.false_resets).sum::<usize>(),
+        least(lines),
     );
 }

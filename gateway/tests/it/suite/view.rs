@@ -87,8 +87,10 @@ impl View {
         };
         if let Some((before, _)) = self.received.get(&number) {
             self.repeated += 1;
-            self.problems
-                .push(format!("event {number} twice: as {before:?} and as {id:?}"));
+            self.problems.push(format!(
+                "event {number} twice: as {before:?} and as {id:?}, on connection {}, after {:?} and {:?}",
+                message.connection, self.last, self.resets
+            ));
         } else if id <= self.last {
             self.problems
                 .push(format!("event {number} as {id:?} after {:?}", self.last));

@@ -47,7 +47,7 @@ impl Size {
         rooms: 6,
         clients_per_room: 6,
         pace: Duration::from_millis(20),
-        churn: 1000,
+        churn: 1100,
         hold: Duration::from_secs(3),
         stop: Duration::from_secs(10),
     };
@@ -272,6 +272,7 @@ impl World {
     /// One fault, what it does to everybody, and the check.
     pub async fn round(&mut self, fault: Fault) {
         let begin = Instant::now();
+        let churned = self.churned.load(Ordering::Relaxed);
         let mut connections = Vec::new();
         for room in &mut self.rooms {
             room.attempted = room.ledger.book().attempted();
@@ -289,6 +290,8 @@ impl World {
         self.deployment.settled().await;
         let quiet = self.quiet().await;
         let mut line = self.check(fault, &effect, healed).await;
+        let churned = self.churned.load(Ordering::Relaxed) - churned;
+        line.churn = churned as f64 / begin.elapsed().as_secs_f64();
         let watchers = self.rooms.iter().flat_map(|room| &room.watchers);
         for (watcher, before) in watchers.zip(connections) {
             let now = watcher.client.seen().connections;
@@ -303,7 +306,7 @@ impl World {
         }
         drop(quiet);
         println!(
-            "{:?} {fault:?}: {} events, {} lost, {} repeated, {} resets, {} false, {} gone, gap {} ms, after {} ms, took {} ms",
+            "{:?} {fault:?}: {} events, {} lost, {} repeated, {} resets, {} false, {} gone, gap {} ms, after {} ms, churn {:.0}/s, took {} ms",
             self.topology,
             line.events,
             line.lost,
@@ -313,6 +316,7 @@ impl World {
             line.gone,
             line.longest_gap.as_millis(),
             line.slowest_after.as_millis(),
+            line.churn,
             begin.elapsed().as_millis(),
         );
         for problem in line.problems.iter().take(20) {

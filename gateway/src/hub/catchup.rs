@@ -180,7 +180,14 @@ impl State {
                 Verdict::Lost(reason) => {
                     let log = &self.rooms[room_key].log;
                     let (head, end) = (log.head(), log.end());
-                    self.reset_to(key, reason, Some(after), end, head);
+                    // While the log is not where the stream is, as after a failover, its head may be of the lost branch, and
+                    // another node may have handed on more of it: from there it would give that again.
+                    let resume = if head == page.facts.last_id {
+                        head
+                    } else {
+                        head.max(after)
+                    };
+                    self.reset_to(key, reason, Some(after), end, resume);
                     self.to_flush.push_back(handle);
                     return;
                 }

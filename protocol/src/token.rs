@@ -182,4 +182,23 @@ mod tests {
             assert!(Token::split(&text).unwrap_err().contains(word), "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_is_too_strange_to_be_read(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+            text in "[a-zA-Z0-9_.=-]{0,80}",
+            json in r#"\{("(sse|sub|exp|keys|kty|n|x|y|crv|k)":(1e9|-1|"[A-Za-z0-9*:]{0,9}"|\[[0-9]?\]|\{\}|null),?){0,5}\}"#,
+        ) {
+            let _ = Token::split(&text);
+            let _ = KeyLine::read(&text);
+            for bytes in [&bytes[..], json.as_bytes()] {
+                let _ = Claims::read(bytes, "sse");
+                let _ = read_set(bytes, KeySource::Url, |_| {});
+                for (_, algorithm) in ALGORITHMS {
+                    let _ = Key::new(None, algorithm, bytes);
+                }
+            }
+        }
+    }
 }

@@ -390,5 +390,15 @@ mod tests {
         };
         assert!(help.contains("69"));
         assert!(completions(Shell::Bash).contains("--max-age"));
+        for (command, part) in [("make", "openssl"), ("explain", "77")] {
+            let Err(Stop::Shown(help)) = read(&["token", command, "--help"]) else {
+                panic!("no help");
+            };
+            assert!(
+                help.contains(part) && help.contains("Exit codes:"),
+                "{help}"
+            );
+        }
+        assert!(completions(Shell::Bash).contains("--subscribe"));
     }
 }

@@ -25,7 +25,12 @@ Examples:
     openssl genpkey -algorithm ED25519 -out token.key                               (EdDSA)
 
 The gateway's setting is tokens.key_files = [\"HS256 token.secret\"] or [\"ES256 token.pem\"]. A page sends a token in the
-cookie sse_token, a program as `Authorization: Bearer TOKEN`.";
+cookie sse_token, a program as `Authorization: Bearer TOKEN`.
+
+Exit codes:
+  0   it is on standard output
+  1   the key's file cannot be read
+  64  bad usage, or the key is none for this algorithm";
 
 /// After the help of `token explain`.
 const EXPLAIN_HELP: &str = "\

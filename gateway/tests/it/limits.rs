@@ -403,12 +403,12 @@ async fn a_publisher_publishes_so_much_in_a_second_and_others_theirs() {
         let (passed, answer) = until_refused(gateway.address, "POST", &key).await;
         assert_too_often(passed, &answer);
         // A page can read when to try again.
-        for (name, value) in [
-            ("access-control-allow-origin", "https://good.example"),
-            ("access-control-expose-headers", "retry-after"),
-        ] {
-            assert_eq!(answer.header(name), Some(value));
-        }
+        assert_eq!(
+            answer.header("access-control-allow-origin"),
+            Some("https://good.example")
+        );
+        let readable = answer.header("access-control-expose-headers").unwrap();
+        assert!(readable.contains("retry-after"), "{readable}");
     }
 }
 

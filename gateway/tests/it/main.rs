@@ -7,8 +7,8 @@
 #[macro_use]
 mod support;
 
-mod away;
 mod admin;
+mod away;
 mod bad_input;
 mod broker_suite;
 mod bytes;

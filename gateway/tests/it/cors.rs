@@ -157,6 +157,7 @@ async fn a_page_can_read_why_it_was_refused() {
     let setup = Setup::memory()
         .set("http.allowed_origins", "https://*.good.example")
         .set("access.subscribe", "token:* token,away:* forward")
+        .set("tokens.keys", "HS256 a-secret-of-at-least-thirty-two-bytes")
         .set("access.publish", "away:* forward")
         .set("publish.keys", "a-key,other-key news")
         .set("forward.url", &format!("http://{}/may", port::free()));

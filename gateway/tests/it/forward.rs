@@ -484,3 +484,36 @@ async fn a_user_who_is_disconnected_is_asked_for_anew() {
     gateway.publish("chat", "chat", "hi").await;
     client.wait_events(1).await;
 }
+
+/// The end and the user that the backend names are those of the stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_when_the_backend_says_and_counts_for_its_user() {
+    let backend = Backend::start(|headers| {
+        let reply = Reply::status(200).with("X-Sse-User", "ann");
+        match headers[header::COOKIE].to_str().unwrap() {
+            "short" => reply.with("X-Sse-Ttl", "1"),
+            _ => reply,
+        }
+    })
+    .await;
+    let gateway = setup(&backend.url())
+        .set("tokens.leeway", "0s")
+        .set("limits.streams_per_user", "2")
+        .start()
+        .await;
+    let of = |cookie: &str| Client::of(&[gateway.address], "chat:1").header("Cookie", cookie);
+    let client = of("short").open().await;
+    let close = client.wait_control("stream.close").await;
+    assert_eq!(close["reason"], "expired");
+    // It comes back, and is asked for anew.
+    eventually!(client.seen().connections > 1 && backend.requests() > 1);
+    assert_eq!(client.seen().refused, None);
+    drop(client);
+    eventually!(metric(&gateway, "streams_open").await == 0);
+    let _one = of("one").once().open().await;
+    let _two = of("two").once().open().await;
+    let three = of("three").once().start();
+    assert_eq!(three.wait_control("stream.close").await["reason"], "limit");
+    let refused = "streams_refused_total{limit=\"user\"}";
+    assert_eq!(metric(&gateway, refused).await, 1);
+}

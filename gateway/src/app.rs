@@ -25,7 +25,10 @@ use crate::http::admin::{Admin, Gate, GateRules, Readiness};
 use crate::http::encoding::ChunkedEncoder;
 use crate::http::listener::{self, Accepted, ListenError};
 use crate::http::metrics::HttpMetrics;
-use crate::http::{self, HttpConfig, PublishRules, Rates, Site, StreamLimits, TrustedProxies};
+use crate::http::tls::{self, Tls, TlsError, TlsFiles};
+use crate::http::{
+    self, HttpConfig, Protocols, PublishRules, Rates, Site, StreamLimits, TrustedProxies,
+};
 use crate::hub::{
     HubConfig, Inlets, Node, RoomClasses, Shard, ShardId, StreamRules, Supply, Times,
 };
@@ -95,7 +98,7 @@ pub async fn run(
 
     let (fault, mut faults) = mpsc::channel(1);
     let (mut shards, mut runtimes) = (Vec::with_capacity(count), Vec::with_capacity(count));
-    let http = Arc::new(http_config(&config, files));
+    let http = Arc::new(http_config(&config, files)?);
     let tokens = Tokens::start(config.tokens.config(), &Handle::current(), &registry)
         .map_err(anyhow::Error::msg)?;
     set_rates(&http.rates, &config);
@@ -157,9 +160,11 @@ pub async fn run(
     if accepting.send(Handed::Acceptor(accepted)).await.is_err() {
         anyhow::bail!("shard 0 has ended unasked: see the log");
     }
+    let admin_tls = admin_tls(&config)?;
+    let patience = config.http.head_timeout;
     let operators = listener::accept(listeners.admin, |accepted| {
         if let Ok(socket) = tokio::net::TcpStream::from_std(accepted.socket) {
-            tokio::spawn(http::admin::serve(admin.clone(), socket, false));
+            tokio::spawn(operator(admin.clone(), admin_tls.clone(), patience, socket));
         }
         std::future::ready(())
     });
@@ -234,6 +239,26 @@ pub async fn run(
         Some(shard) = faults.recv() => anyhow::bail!("shard {shard} has ended unasked: see the log"),
     }
     Ok(())
+}
+
+/// Serves one operator.
+async fn operator(
+    admin: Admin,
+    tls: Option<Tls>,
+    patience: Duration,
+    socket: tokio::net::TcpStream,
+) {
+    let Some(tls) = tls else {
+        return http::admin::serve(admin, socket, false).await;
+    };
+    match tokio::time::timeout(patience, tls.accept(socket)).await {
+        Ok(Ok(stream)) => {
+            let certified = tls::is_certified(&stream);
+            http::admin::serve(admin, stream, certified).await;
+        }
+        Ok(Err(error)) => debug!(%error, "The TLS handshake of an operator failed."),
+        Err(_) => {}
+    }
 }
 
 /// What a shard's thread is handed.
@@ -485,9 +510,9 @@ fn hub_config(config: &Config, shards: usize) -> HubConfig {
 }
 
 /// `files` is the limit of open files.
-fn http_config(config: &Config, files: Option<u64>) -> HttpConfig {
+fn http_config(config: &Config, files: Option<u64>) -> Result<HttpConfig, TlsError> {
     let http = &config.http;
-    HttpConfig {
+    Ok(HttpConfig {
         node: config.node.clone(),
         path_prefix: http.path_prefix.clone(),
         allowed_origins: Live::new(http.origins()),
@@ -497,10 +522,44 @@ fn http_config(config: &Config, files: Option<u64>) -> HttpConfig {
         rates: Rates::default(),
         limits: Live::new(stream_limits(config, files)),
         proxies: TrustedProxies::new(http.trusted_networks()),
+        protocols: protocols(config)?,
         access: config.log.access,
         demo: config.demo(),
         publish: Live::new(publish_rules(config)),
-    }
+    })
+}
+
+fn protocols(config: &Config) -> Result<Protocols, TlsError> {
+    let (http, tls) = (&config.http, &config.tls);
+    let files = tls_files("tls", &tls.cert_file, &tls.key_file, &tls.client_ca_file);
+    Ok(Protocols {
+        tls: files
+            .map(|files| Tls::load(files, http.http2))
+            .transpose()?,
+        http2: http.http2.then_some(http.http2_streams),
+        proxy_header: http.proxy_protocol,
+    })
+}
+
+/// Operators speak HTTP/1 only.
+fn admin_tls(config: &Config) -> Result<Option<Tls>, TlsError> {
+    let admin = &config.admin;
+    let files = tls_files(
+        "admin",
+        &admin.cert_file,
+        &admin.key_file,
+        &admin.client_ca_file,
+    );
+    files.map(|files| Tls::load(files, false)).transpose()
+}
+
+fn tls_files(section: &'static str, cert: &str, key: &str, client_ca: &str) -> Option<TlsFiles> {
+    (!cert.is_empty()).then(|| TlsFiles {
+        section,
+        cert: cert.into(),
+        key: key.into(),
+        client_ca: (!client_ca.is_empty()).then(|| client_ca.into()),
+    })
 }
 
 fn publish_rules(config: &Config) -> PublishRules {

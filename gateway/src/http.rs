@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Body;
 use opentelemetry::KeyValue;
 use opentelemetry::context::FutureExt;
@@ -30,17 +30,20 @@ pub mod demo;
 pub mod encoding;
 mod error;
 mod history;
+mod http2;
 pub mod listener;
 pub mod metrics;
 mod peer;
 mod permission;
 mod proxies;
+mod proxy_protocol;
 mod publish;
 mod rates;
 mod socket;
 mod status;
 mod stream;
 mod subscribe;
+pub mod tls;
 
 use body::Answer;
 use cors::Caller;
@@ -50,7 +53,7 @@ use peer::Peer;
 use stream::Opening;
 use subscribe::{Accept, Wish};
 
-pub use connection::serve;
+pub use connection::{Protocols, serve};
 pub use proxies::TrustedProxies;
 pub use publish::PublishRules;
 pub use rates::Rates;
@@ -79,6 +82,8 @@ pub struct HttpConfig {
     pub limits: Live<StreamLimits>,
     /// Who may say for whom it asks.
     pub proxies: TrustedProxies,
+    /// What clients may speak.
+    pub protocols: Protocols,
     /// Streams are logged with their client's address.
     pub access: bool,
     /// The demo page is served.
@@ -236,8 +241,8 @@ where
     headers
         .entry(header::VARY)
         .or_insert(HeaderValue::from_static("Accept, Origin"));
-    // Who keeps connections, a publisher or a proxy, goes elsewhere before this one is cut.
-    if site.lifecycle.phase() > Phase::Running {
+    // Who keeps connections, a publisher or a proxy, goes elsewhere before this one is cut. HTTP/2 says so by itself.
+    if site.lifecycle.phase() > Phase::Running && parts.version < Version::HTTP_2 {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if let Ok(caller) = caller {

@@ -11,6 +11,7 @@ use crate::auth::PublishKeys;
 use crate::broker::{MAX_WAIT_REPLICAS, MAX_WAIT_TIMEOUT};
 
 mod exposure;
+mod protocols;
 mod tokens;
 
 pub use tokens::check_files;
@@ -31,6 +32,7 @@ pub fn validate(config: &Config) -> Result<Vec<String>, ConfigError> {
     addresses(config)?;
     origins(config)?;
     proxies(config)?;
+    protocols::check(config)?;
     classes(config)?;
     retention(config)?;
     link(config)?;

@@ -6,7 +6,8 @@
 
 use std::cell::RefCell;
 use std::future::{Future, pending, poll_fn};
-use std::net::SocketAddr;
+use std::io;
+use std::net::TcpStream;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
@@ -16,14 +17,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, trace};
 
 use super::listener::Accepted;
 use super::peer::Peer;
 use super::socket::{First, Needs, Socket};
 use super::stream::Opening;
-use super::{Outcome, Site, answer};
+use super::tls::{self, Tls};
+use super::{Outcome, Site, answer, http2, proxy_protocol};
 use crate::drain::Phase;
 use crate::hub::{Limit, Subscription, Wire};
 
@@ -33,10 +35,112 @@ type Slot = Rc<RefCell<Option<Opening>>>;
 /// Looks at a new connection, a turn of the thread's other work apart, before it is put under watch.
 const LOOKS: u32 = 2;
 
+/// What clients may speak besides HTTP/1.
+#[derive(Debug, Clone, Default)]
+pub struct Protocols {
+    /// TLS, and nothing without it.
+    pub tls: Option<Tls>,
+    /// HTTP/2, with so many requests and streams of a connection at a time.
+    pub http2: Option<u32>,
+    /// Trusted proxies begin with a PROXY header.
+    pub proxy_header: bool,
+}
+
 /// Serves requests until the client goes, or asks for a stream.
 pub async fn serve(site: Rc<Site>, client: Accepted) {
-    let Accepted { socket, peer } = client;
     let _open = site.metrics.connection();
+    let Protocols {
+        tls, proxy_header, ..
+    } = &site.config.protocols;
+    let peer = Peer::of(client.peer);
+    if tls.is_some() || *proxy_header {
+        return Box::pin(serve_wrapped(site, client.socket, peer)).await;
+    }
+    serve_plain(site, client.socket, peer).await;
+}
+
+/// The same, with what may come before a request: a PROXY header, and TLS.
+async fn serve_wrapped(site: Rc<Site>, socket: TcpStream, mut peer: Peer) {
+    let began = Instant::now();
+    let closing = site.lifecycle.reached(Phase::Closing);
+    let work = async {
+        let Protocols {
+            tls, proxy_header, ..
+        } = &site.config.protocols;
+        let mut socket = socket;
+        if *proxy_header
+            && peer
+                .address
+                .is_some_and(|address| site.config.proxies.trusts(address))
+        {
+            let named;
+            (socket, named) = proxy_protocol::read(socket).await.map_err(Dropped::from)?;
+            peer.address = named.or(peer.address);
+        }
+        let Some(tls) = tls else {
+            return Ok::<_, Dropped>((Ok(socket), peer));
+        };
+        let socket = tokio::net::TcpStream::from_std(socket).map_err(Dropped::Broken)?;
+        socket.readable().await.map_err(Dropped::Broken)?;
+        let stream = tls.accept(socket).await.map_err(Dropped::Handshake)?;
+        peer.certified = tls::is_certified(&stream);
+        Ok((Err(stream), peer))
+    };
+    let (carrier, peer) = tokio::select! {
+        result = timeout_at(began + site.config.head_timeout, work) => match result {
+            Ok(Ok(ready)) => ready,
+            Ok(Err(dropped)) => {
+                if let Some(reason) = dropped.label() {
+                    site.metrics.dropped(reason);
+                }
+                return debug!(reason = %dropped, "A connection was closed before its first request.");
+            }
+            Err(_) => return,
+        },
+        () = closing => return,
+    };
+    match (carrier, site.config.protocols.http2) {
+        (Ok(socket), _) => serve_plain(site, socket, peer).await,
+        (Err(stream), Some(most)) if tls::is_http2(&stream) => {
+            http2::speak(site, Socket::secured(stream), peer, most).await;
+        }
+        (Err(stream), _) => speak(site, Socket::secured(stream), peer).await,
+    }
+}
+
+/// Why a connection never came to a request.
+#[derive(Debug, thiserror::Error)]
+enum Dropped {
+    #[error("{0}")]
+    Broken(io::Error),
+    #[error("{0}")]
+    Header(proxy_protocol::HeaderError),
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(io::Error),
+}
+
+impl From<proxy_protocol::HeaderError> for Dropped {
+    fn from(error: proxy_protocol::HeaderError) -> Self {
+        match error {
+            proxy_protocol::HeaderError::Broken(error) => Self::Broken(error),
+            error => Self::Header(error),
+        }
+    }
+}
+
+impl Dropped {
+    /// In metrics. A client that went away is nobody's fault.
+    fn label(&self) -> Option<&'static str> {
+        match self {
+            Self::Broken(_) => None,
+            Self::Header(_) => Some("proxy_header"),
+            Self::Handshake(error) if error.kind() == io::ErrorKind::InvalidData => Some("tls"),
+            Self::Handshake(_) => None,
+        }
+    }
+}
+
+async fn serve_plain(site: Rc<Site>, socket: TcpStream, peer: Peer) {
     // hyper and its buffers come with the first byte: most requests are then read, answered and
     // gone in one turn, and a herd of connections never holds all those buffers at a time. A head
     // that comes in parts has its own time from then on.
@@ -52,7 +156,7 @@ pub async fn serve(site: Rc<Site>, client: Accepted) {
         };
     }
     let socket = match found {
-        Ok(First::Bytes(socket)) => socket,
+        Ok(First::Bytes(socket)) => Ok(socket),
         Ok(First::Nothing(socket)) => {
             let Ok(socket) = tokio::net::TcpStream::from_std(socket) else {
                 return debug!("A connection could not be watched.");
@@ -69,17 +173,45 @@ pub async fn serve(site: Rc<Site>, client: Accepted) {
             Socket::watched(socket)
         }
         Ok(First::Closed) => return,
+        Err(error) => Err(error),
+    };
+    let mut socket = match socket {
+        Ok(socket) => socket,
         Err(error) => return debug!(%error, "A connection could not be read."),
     };
+    if let Some(most) = site.config.protocols.http2 {
+        let mut is_http2 = socket.is_http2();
+        if is_http2.is_none() {
+            is_http2 = Box::pin(preface(&site, &mut socket)).await;
+        }
+        match is_http2 {
+            Some(false) => {}
+            Some(true) => return Box::pin(http2::speak(site, socket, peer, most)).await,
+            None => return,
+        }
+    }
     Box::pin(speak(site, socket, peer)).await;
 }
 
-async fn speak(site: Rc<Site>, socket: Socket, remote: Option<SocketAddr>) {
+/// Reads on until it is clear what the client speaks. `None` when it does not say in time.
+async fn preface(site: &Site, socket: &mut Socket) -> Option<bool> {
+    let reading = async {
+        loop {
+            if let Some(is_http2) = socket.is_http2() {
+                break Some(is_http2);
+            }
+            socket.read_more().await.ok()?;
+        }
+    };
+    tokio::select! {
+        found = timeout(site.config.head_timeout, reading) => found.ok().flatten(),
+        () = site.lifecycle.reached(Phase::Closing) => None,
+    }
+}
+
+async fn speak(site: Rc<Site>, socket: Socket, peer: Peer) {
     let slot = Slot::default();
-    let peer = Rc::new(Peer {
-        address: remote.map(|remote| remote.ip()),
-        certified: false,
-    });
+    let peer = Rc::new(peer);
     let service = service_fn(|request: Request<Incoming>| {
         let (site, slot, peer) = (site.clone(), slot.clone(), peer.clone());
         async move {
@@ -129,25 +261,26 @@ async fn speak(site: Rc<Site>, socket: Socket, remote: Option<SocketAddr>) {
     })
     .await;
     if let Some(opening) = opening {
-        hand_over(&site, connection.into_parts().io, remote, opening);
+        // Surplus bytes that the client sent after its request are not looked at: nothing can be asked on a
+        // connection whose answer does not end.
+        match connection.into_parts().io.into_wire() {
+            Ok(wire) => adopt(&site, &peer, wire, opening),
+            Err(error) => debug!(%error, "A socket could not be handed to its shard."),
+        }
     }
 }
 
 /// hyper's own minimum.
 const MIN_BUFFER: usize = 8192;
 
-/// Surplus bytes that the client sent after its request are not looked at: nothing can be asked on
-/// a connection whose answer does not end.
-fn hand_over(site: &Site, socket: Socket, remote: Option<SocketAddr>, opening: Opening) {
-    let socket = match socket.into_std() {
-        Ok(socket) => socket,
-        Err(error) => return debug!(%error, "A socket could not be handed to its shard."),
-    };
+/// Gives a stream to the shard, with what carries it.
+pub(super) fn adopt(site: &Site, peer: &Peer, wire: Wire, opening: Opening) {
     let Opening {
         room,
         position,
         framing,
         heartbeat_events,
+        headers: _,
         head,
         trace,
         mut refused,
@@ -156,8 +289,9 @@ fn hand_over(site: &Site, socket: Socket, remote: Option<SocketAddr>, opening: O
         terms,
     } = opening;
     // The log has the address and port of the other end, unless that is a proxy.
-    let behind = client
-        .filter(|client| site.config.access && remote.is_none_or(|remote| remote.ip() != *client));
+    let behind = client.filter(|client| {
+        site.config.access && peer.socket.is_none_or(|socket| socket.ip() != *client)
+    });
     let mut place = None;
     // Without an address there is no limit.
     if let Some(client) = client
@@ -168,7 +302,7 @@ fn hand_over(site: &Site, socket: Socket, remote: Option<SocketAddr>, opening: O
         refused = place.is_none().then_some(Limit::Address);
     }
     site.shard.adopt(Subscription {
-        wire: Wire::Socket(socket),
+        wire,
         room,
         position,
         framing,
@@ -237,6 +371,7 @@ mod tests {
                 limits: Live::new(StreamLimits::default()),
                 proxies: TrustedProxies::default(),
                 access: false,
+                protocols: Protocols::default(),
                 demo: false,
                 publish: Live::new(PublishRules {
                     max_bytes: 1 << 20,

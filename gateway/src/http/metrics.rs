@@ -70,6 +70,7 @@ pub struct HttpMetrics {
     refused: IntCounterVec,
     accepted: IntCounter,
     ended: IntCounter,
+    dropped: IntCounterVec,
 }
 
 #[derive(Debug)]
@@ -119,6 +120,12 @@ impl HttpMetrics {
             "Connections that ended or became a stream.",
             registry
         )?;
+        let dropped = register_int_counter_vec_with_registry!(
+            "sse_gateway_http_connections_dropped_total",
+            "Connections that were closed before their first request, by reason: proxy_header (of a trusted proxy that sent none, or none that can be read) or tls (a handshake that failed).",
+            &["reason"],
+            registry
+        )?;
         let route = |(_, label): &(Route, &str)| RouteMetrics {
             requests: CLASSES.map(|class| requests.with_label_values(&[*label, class])),
             seconds: seconds.with_label_values(&[label]),
@@ -129,6 +136,7 @@ impl HttpMetrics {
             refused,
             accepted,
             ended,
+            dropped,
         })
     }
 
@@ -168,6 +176,11 @@ impl HttpMetrics {
     pub fn connection(&self) -> impl Drop + use<> {
         self.accepted.inc();
         Ended(self.ended.clone())
+    }
+
+    /// A connection was closed before its first request. `reason` is one of two words.
+    pub(super) fn dropped(&self, reason: &'static str) {
+        self.dropped.with_label_values(&[reason]).inc();
     }
 
     /// Connections that speak HTTP now; streams are not among them.

@@ -4,46 +4,81 @@
 //! is to the left of it may be anything that the client wrote.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{HeaderMap, header};
+
+use tracing::warn;
 
 use crate::config::Network;
 
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// The networks of trusted proxies.
+/// The networks of trusted proxies. Cloning shares what was told of them.
 #[derive(Debug, Clone, Default)]
-pub struct TrustedProxies(Vec<Network>);
+pub struct TrustedProxies {
+    networks: Vec<Network>,
+    /// It was logged that a proxy contradicts itself.
+    told: Arc<AtomicBool>,
+}
 
 impl TrustedProxies {
     /// Trusts these.
     #[must_use]
     pub fn new(networks: Vec<Network>) -> Self {
-        Self(networks)
+        Self {
+            networks,
+            ..Self::default()
+        }
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
-        self.0.iter().any(|network| network.contains(address))
+    /// Whether it is one of theirs.
+    pub(super) fn trusts(&self, address: IpAddr) -> bool {
+        self.networks
+            .iter()
+            .any(|network| network.contains(address))
     }
 
-    /// The client's address by a request's headers: by `X-Forwarded-For` where there is one, else by `Forwarded`.
-    /// `None` where nobody is trusted, and where the headers do not say.
+    /// The client's address by a request's headers, `X-Forwarded-For` and `Forwarded`. `None` where nobody is trusted, and
+    /// where the headers do not say. Where there are both and they differ, neither counts: a proxy that writes the one and
+    /// passes the other on has let the client write it.
     fn named(&self, headers: &HeaderMap) -> Option<IpAddr> {
-        if self.0.is_empty() {
+        if self.networks.is_empty() {
             return None;
         }
-        let lines = |name| headers.get_all(name).iter().rev();
-        if headers.contains_key(X_FORWARDED_FOR) {
-            let lines = lines(X_FORWARDED_FOR).map(|line| line.to_str().ok());
-            let nodes = lines.flat_map(|line| match line {
-                Some(line) => line.rsplit(',').map(str::trim).map(Some).collect(),
-                None => vec![None],
-            });
-            let nodes = nodes.filter(|node| *node != Some(""));
-            return self.right_most(nodes.map(|node| node.and_then(address)));
+        let has = |name: &str| headers.contains_key(name);
+        match (has(X_FORWARDED_FOR), has(header::FORWARDED.as_str())) {
+            (false, false) => None,
+            (true, false) => self.x_forwarded_for(headers),
+            (false, true) => self.forwarded(headers),
+            (true, true) => {
+                let named = self.x_forwarded_for(headers);
+                let same = named == self.forwarded(headers);
+                if !same && !self.told.swap(true, Ordering::Relaxed) {
+                    warn!(
+                        "A trusted proxy sends X-Forwarded-For and Forwarded, and they name different clients: neither counts. \
+                         Have the proxy drop the one that it does not write."
+                    );
+                }
+                named.filter(|_| same)
+            }
         }
-        let lines = lines(header::FORWARDED.as_str()).map(|line| line.to_str().ok());
-        let nodes = lines.flat_map(|line| match line.and_then(forwarded_for) {
+    }
+
+    fn x_forwarded_for(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
+        let nodes = lines.flat_map(|line| match line.to_str() {
+            Ok(line) => line.rsplit(',').map(str::trim).map(Some).collect(),
+            Err(_) => vec![None],
+        });
+        let nodes = nodes.filter(|node| *node != Some(""));
+        self.right_most(nodes.map(|node| node.and_then(address)))
+    }
+
+    fn forwarded(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        let lines = headers.get_all(header::FORWARDED).iter().rev();
+        let nodes = lines.flat_map(|line| match line.to_str().ok().and_then(forwarded_for) {
             Some(nodes) => nodes.into_iter().rev().map(Some).collect(),
             None => vec![None],
         });

@@ -2,7 +2,7 @@
 //!
 //! Most connections carry one request that is there when they are looked at, and become a stream at once. Such a
 //! socket never needs the runtime's watch, which costs two system calls: it is put under watch only when there is
-//! something to wait for.
+//! something to wait for. One that speaks TLS or HTTP/2 is watched from its beginning.
 
 use std::cell::Cell;
 use std::io::{self, Read as _, Write as _};
@@ -14,6 +14,11 @@ use std::task::{Context, Poll};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::http2::PREFACE;
+use super::tls::TlsLine;
+use crate::hub::Wire;
 
 /// The most bytes of a first read: a request of a browser with its cookies.
 const FIRST_READ: usize = 4096;
@@ -42,6 +47,11 @@ impl Seen {
         self.needs.get()
     }
 
+    /// Has the socket watched as soon as there is something to wait for.
+    pub(super) fn allow_watch(&self) {
+        self.may_watch.set(true);
+    }
+
     /// Allows the socket to be watched, if it needs that. `true` asks for another poll, which does it.
     pub(super) fn watch(&self) -> bool {
         let wanted = self.needs.get() == Needs::Watch;
@@ -57,6 +67,7 @@ impl Seen {
 enum Inner {
     Bare(Bare),
     Watched(TokioIo<TcpStream>),
+    Secured(Box<TokioIo<TlsStream<TcpStream>>>),
     /// It failed on the way under watch.
     Gone,
 }
@@ -101,13 +112,65 @@ impl Socket {
         }
     }
 
-    /// A socket that is watched already.
-    pub(super) fn watched(socket: TcpStream) -> Self {
-        Self {
+    /// A socket that is watched already, and has something to read.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(super) fn watched(socket: TcpStream) -> io::Result<Self> {
+        let mut buffer = [0; FIRST_READ];
+        let first = match socket.try_read(&mut buffer) {
+            Ok(got) => buffer[..got].to_vec(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
             inner: Inner::Watched(TokioIo::new(socket)),
+            first,
+            taken: 0,
+            seen: Seen::default(),
+        })
+    }
+
+    /// One that speaks TLS.
+    pub(super) fn secured(stream: TlsStream<TcpStream>) -> Self {
+        Self {
+            inner: Inner::Secured(Box::new(TokioIo::new(stream))),
             first: Vec::new(),
             taken: 0,
             seen: Seen::default(),
+        }
+    }
+
+    /// Whether the client begins with HTTP/2: `None` while it may still do so. Before hyper has the socket.
+    pub(super) fn is_http2(&self) -> Option<bool> {
+        if self.first.starts_with(PREFACE) {
+            Some(true)
+        } else if PREFACE.starts_with(&self.first) {
+            None
+        } else {
+            Some(false)
+        }
+    }
+
+    /// Waits for more of the first bytes. Before hyper has the socket.
+    ///
+    /// # Errors
+    /// The connection broke, or has ended.
+    pub(super) async fn read_more(&mut self) -> io::Result<()> {
+        self.watch()?;
+        let Inner::Watched(io) = &self.inner else {
+            return Err(io::ErrorKind::NotConnected.into());
+        };
+        let mut buffer = [0; FIRST_READ];
+        io.inner().readable().await?;
+        match io.inner().try_read(&mut buffer) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(got) => {
+                self.first.extend_from_slice(&buffer[..got]);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -116,14 +179,15 @@ impl Socket {
         self.seen.clone()
     }
 
-    /// The bare socket, watched by nobody.
+    /// What carries a stream from here on, watched by nobody.
     ///
     /// # Errors
     /// The runtime does not let it go.
-    pub(super) fn into_std(self) -> io::Result<Bare> {
+    pub(super) fn into_wire(self) -> io::Result<Wire> {
         match self.inner {
-            Inner::Bare(socket) => Ok(socket),
-            Inner::Watched(io) => io.into_inner().into_std(),
+            Inner::Bare(socket) => Ok(Wire::Socket(socket)),
+            Inner::Watched(io) => Ok(Wire::Socket(io.into_inner().into_std()?)),
+            Inner::Secured(io) => Ok(Wire::Other(Box::new(TlsLine::new(io.into_inner())?))),
             Inner::Gone => Err(io::ErrorKind::NotConnected.into()),
         }
     }
@@ -137,7 +201,7 @@ impl Socket {
         }
         match &mut self.inner {
             Inner::Watched(io) => Ok(Pin::new(io)),
-            Inner::Bare(_) | Inner::Gone => Err(io::ErrorKind::NotConnected.into()),
+            _ => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
@@ -169,6 +233,9 @@ impl Read for Socket {
             }
             return Poll::Ready(Ok(()));
         }
+        if let Inner::Secured(io) = &mut this.inner {
+            return Pin::new(&mut **io).poll_read(cx, buf);
+        }
         if let Inner::Bare(_) = this.inner
             && !this.seen.may_watch.get()
         {
@@ -193,7 +260,10 @@ impl Write for Socket {
                 written => return Poll::Ready(written),
             }
         }
-        let written = this.watch()?.poll_write(cx, buf);
+        let written = match &mut this.inner {
+            Inner::Secured(io) => Pin::new(&mut **io).poll_write(cx, buf),
+            _ => this.watch()?.poll_write(cx, buf),
+        };
         this.note(written)
     }
 
@@ -213,19 +283,26 @@ impl Write for Socket {
                 written => return Poll::Ready(written),
             }
         }
-        let written = this.watch()?.poll_write_vectored(cx, bufs);
+        let written = match &mut this.inner {
+            Inner::Secured(io) => Pin::new(&mut **io).poll_write_vectored(cx, bufs),
+            _ => this.watch()?.poll_write_vectored(cx, bufs),
+        };
         this.note(written)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A TCP socket has nothing to flush.
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Secured(io) => Pin::new(&mut **io).poll_flush(cx),
+            // A TCP socket has nothing to flush.
+            _ => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
             Inner::Bare(socket) => Poll::Ready(socket.shutdown(std::net::Shutdown::Write)),
             Inner::Watched(io) => Pin::new(io).poll_shutdown(cx),
+            Inner::Secured(io) => Pin::new(&mut **io).poll_shutdown(cx),
             Inner::Gone => Poll::Ready(Ok(())),
         }
     }

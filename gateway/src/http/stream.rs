@@ -28,6 +28,8 @@ pub struct Opening {
     pub framing: Framing,
     /// Heartbeats as events.
     pub heartbeat_events: bool,
+    /// Over HTTP/2: the headers of the answer. Empty where they are part of the next.
+    pub headers: HeaderMap,
     /// The bytes that go first.
     pub head: Vec<u8>,
     /// Why it is not let in.
@@ -46,12 +48,18 @@ impl Opening {
     /// Prepares the answer.
     #[must_use]
     pub fn new(room: RoomName, wish: Wish, version: Version, caller: &Caller) -> Self {
-        let framing = if version == Version::HTTP_10 {
-            Framing::Identity
-        } else {
-            Framing::Chunked
+        let framing = match version {
+            Version::HTTP_10 | Version::HTTP_2 => Framing::Identity,
+            _ => Framing::Chunked,
         };
-        let mut head = head(framing, caller, SystemTime::now());
+        let (mut head, mut headers) = (Vec::new(), HeaderMap::new());
+        if version == Version::HTTP_2 {
+            let mut response = head_only();
+            caller.allow(&mut response);
+            headers = std::mem::take(response.headers_mut());
+        } else {
+            head = self::head(framing, caller, SystemTime::now());
+        }
         if wish.padding {
             pad(&mut head, framing);
         }
@@ -60,6 +68,7 @@ impl Opening {
             position: wish.position,
             framing,
             heartbeat_events: wish.heartbeat_events,
+            headers,
             head,
             refused: None,
             trace: None,
@@ -163,6 +172,26 @@ mod tests {
             text.contains("\r\nConnection: close\r\n") && !text.contains("chunked"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn over_http2_the_head_is_headers() {
+        let wish = Wish::read(&HeaderMap::new(), "padding=true");
+        let room = RoomName::parse("demo").unwrap();
+        let page = Caller::Page(HeaderValue::from_static("https://app.example"));
+        let opening = Opening::new(room, wish, Version::HTTP_2, &page);
+        let old = head(Framing::Identity, &page, SystemTime::now());
+        let old = String::from_utf8(old).unwrap().to_ascii_lowercase();
+        for (name, value) in &opening.headers {
+            let line = format!(
+                "\r\n{name}: {}\r\n",
+                value.to_str().unwrap().to_ascii_lowercase()
+            );
+            assert!(old.contains(&line), "{line}");
+        }
+        // All but those that HTTP/2 has not (RFC 9113, section 8.2.2), and the date, which hyper adds.
+        assert_eq!(opening.headers.len() + 2, old.matches("\r\n").count() - 2);
+        assert_eq!(opening.head.len(), PADDING_BYTES);
     }
 
     #[test]

@@ -18,6 +18,7 @@ macro_rules! eventually {
     ($condition:expr) => { eventually!($condition, "no more is known") };
 }
 
+pub mod authority;
 pub mod backend;
 pub mod client;
 pub mod cluster;
@@ -26,6 +27,7 @@ pub mod collector;
 pub mod gateway;
 pub mod haproxy;
 pub mod http;
+pub mod http2;
 pub mod load;
 pub mod node;
 pub mod parse;
@@ -36,11 +38,13 @@ pub mod sentinel;
 
 use std::time::Duration;
 
+pub use authority::Authority;
 pub use backend::{Backend, Reply};
 pub use client::Client;
 pub use cluster::RedisCluster;
 pub use gateway::{Gateway, Setup};
 pub use haproxy::HaProxy;
+pub use http2::Http2;
 pub use load::Load;
 pub use proxy::Proxy;
 pub use redis::{Persistence, RedisServer};

@@ -115,11 +115,25 @@ fn forwarded_is_read_from_the_right() {
 }
 
 #[test]
-fn one_header_is_looked_at() {
-    let mut headers = HeaderMap::new();
-    headers.insert("forwarded", HeaderValue::from_static("for=198.51.100.2"));
-    headers.insert("x-forwarded-for", HeaderValue::from_static("198.51.100.1"));
-    assert_eq!(proxies().named(&headers), "198.51.100.1".parse().ok());
+fn two_headers_have_to_name_the_same() {
+    for (forwarded, named) in [
+        ("for=198.51.100.1", Some("198.51.100.1")),
+        (
+            "for=203.0.113.9, for=\"198.51.100.1:4711\", for=10.0.0.1",
+            Some("198.51.100.1"),
+        ),
+        ("for=198.51.100.2", None),
+        ("for=unknown", None),
+        ("for", None),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert("forwarded", HeaderValue::from_static(forwarded));
+        headers.insert("x-forwarded-for", HeaderValue::from_static("198.51.100.1"));
+        let proxies = proxies();
+        let found = proxies.named(&headers).map(|address| address.to_string());
+        assert_eq!(found.as_deref(), named, "{forwarded}");
+        assert_eq!(proxies.told.load(Ordering::Relaxed), named.is_none());
+    }
 }
 
 #[test]

@@ -1,0 +1,210 @@
+//! TLS: the certificate that a listener shows, and who may show one to it.
+//!
+//! Files are looked at again, at most once a second, when a client comes: a new certificate counts from the next
+//! handshake on, and open connections keep the one they began with. Tickets let clients come back without a full
+//! handshake (RFC 8446, section 2.2); their key is forgotten with the certificate, so that nobody comes back by a
+//! certificate of his own that no longer counts.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+use tokio_rustls::server::TlsStream;
+use tracing::{error, info};
+
+use crate::reload::Live;
+
+mod line;
+
+pub(super) use line::TlsLine;
+
+/// Time between two looks at the files.
+const LOOK: Duration = Duration::from_secs(1);
+/// In ALPN (RFC 7301).
+const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
+
+/// The files of one listener.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// What the settings begin with: `tls` or `admin`.
+    pub section: &'static str,
+    /// The certificate and its chain, in PEM.
+    pub cert: PathBuf,
+    /// Its key, in PEM.
+    pub key: PathBuf,
+    /// Who signs the certificates of clients, in PEM; `None` asks for none.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Files that cannot be used; one sentence.
+#[derive(Debug, thiserror::Error)]
+#[error("{section}.{setting} {path} cannot be used: {reason}", path = path.display())]
+pub struct TlsError {
+    section: &'static str,
+    setting: &'static str,
+    path: PathBuf,
+    reason: String,
+}
+
+impl TlsFiles {
+    fn error(&self, setting: &'static str, path: &Path, reason: impl ToString) -> TlsError {
+        TlsError {
+            section: self.section,
+            setting,
+            path: path.to_owned(),
+            reason: reason.to_string(),
+        }
+    }
+
+    fn certificates(
+        &self,
+        setting: &'static str,
+        path: &Path,
+    ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let found =
+            CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let found = found.map_err(|error| self.error(setting, path, error))?;
+        if found.is_empty() {
+            return Err(self.error(setting, path, "there is no certificate in it"));
+        }
+        Ok(found)
+    }
+
+    fn read(&self, http2: bool) -> Result<ServerConfig, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let chain = self.certificates("cert_file", &self.cert)?;
+        let key = PrivateKeyDer::from_pem_file(&self.key)
+            .map_err(|error| self.error("key_file", &self.key, error))?;
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| self.error("cert_file", &self.cert, error))?;
+        let builder = match &self.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in self.certificates("client_ca_file", path)? {
+                    roots
+                        .add(certificate)
+                        .map_err(|error| self.error("client_ca_file", path, error))?;
+                }
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                        .allow_unauthenticated()
+                        .build()
+                        .map_err(|error| self.error("client_ca_file", path, error))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder
+            .with_single_cert(chain, key)
+            .map_err(|error| self.error("key_file", &self.key, error))?;
+        config.ticketer =
+            aws_lc_rs::Ticketer::new().map_err(|error| self.error("key_file", &self.key, error))?;
+        if http2 {
+            config.alpn_protocols.push(HTTP2.to_vec());
+        }
+        config.alpn_protocols.push(HTTP1.to_vec());
+        Ok(config)
+    }
+
+    fn stamps(&self) -> Stamps {
+        let ca = self.client_ca.as_deref();
+        [Some(&*self.cert), Some(&*self.key), ca].map(|path| {
+            let data = std::fs::metadata(path?).ok()?;
+            Some((data.modified().ok()?, data.len()))
+        })
+    }
+}
+
+/// When the files were changed, and how long they are.
+type Stamps = [Option<(SystemTime, u64)>; 3];
+
+/// What a listener needs for TLS. Cloning shares it.
+#[derive(Clone)]
+pub struct Tls(Arc<Shown>);
+
+struct Shown {
+    files: TlsFiles,
+    http2: bool,
+    config: Live<Arc<ServerConfig>>,
+    looked: Mutex<(Instant, Stamps)>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tls").field(&self.0.files).finish()
+    }
+}
+
+impl Tls {
+    /// Reads the files; `http2` is offered where it is spoken.
+    ///
+    /// # Errors
+    /// One of them cannot be used, or the key is not that of the certificate.
+    pub fn load(files: TlsFiles, http2: bool) -> Result<Self, TlsError> {
+        let stamps = files.stamps();
+        let config = Arc::new(files.read(http2)?);
+        Ok(Self(Arc::new(Shown {
+            files,
+            http2,
+            config: Live::new(config),
+            looked: Mutex::new((Instant::now(), stamps)),
+        })))
+    }
+
+    /// What counts now. Files that cannot be used change nothing, and are logged once.
+    fn config(&self) -> Arc<ServerConfig> {
+        let shown = &*self.0;
+        // Whoever finds another shard looking goes on with what there is.
+        if let Some(mut looked) = shown.looked.try_lock()
+            && looked.0.elapsed() >= LOOK
+        {
+            looked.0 = Instant::now();
+            let stamps = shown.files.stamps();
+            if std::mem::replace(&mut looked.1, stamps) != stamps {
+                let section = shown.files.section;
+                match shown.files.read(shown.http2) {
+                    Ok(config) => {
+                        shown.config.set(Arc::new(config));
+                        info!(section, "The certificate was read again.");
+                    }
+                    Err(error) => {
+                        error!(%error, section, "The certificate was not replaced: the node goes on with the one it has.");
+                    }
+                }
+            }
+        }
+        Arc::clone(&shown.config.get())
+    }
+
+    /// Shakes hands.
+    ///
+    /// # Errors
+    /// The client does not speak TLS, or not as we do, or its certificate does not count.
+    pub async fn accept(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        TlsAcceptor::from(self.config()).accept(socket).await
+    }
+}
+
+/// Whether the client and we have settled on HTTP/2.
+pub(super) fn is_http2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(HTTP2)
+}
+
+/// Whether the client has shown a certificate that counts.
+#[must_use]
+pub fn is_certified(stream: &TlsStream<TcpStream>) -> bool {
+    let shown = stream.get_ref().1.peer_certificates();
+    shown.is_some_and(|chain| !chain.is_empty())
+}

@@ -1,0 +1,361 @@
+//! HTTP/2: many tabs on one connection, and everything else that HTTP/1.1 answers.
+
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::http2::Stream;
+use crate::support::{Authority, Client, Gateway, Http2, Setup};
+
+const OPEN: &str = "sse_gateway_streams_open";
+
+async fn wait_metric(gateway: &Gateway, series: &str, value: f64) {
+    eventually!(
+        gateway.metric(series).await == Some(value),
+        "{series} is not {value}: {:?}",
+        gateway.metric(series).await
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_and_fifty_tabs_share_a_connection() {
+    let gateway = Setup::memory().start().await;
+    let client = Http2::connect(gateway.address).await;
+    let mut tabs = Vec::new();
+    for number in 0..250 {
+        tabs.push(client.open(&format!("room-{}", number % 3)).await);
+        if [7, 20, 100, 250].contains(&(number + 1)) {
+            let id = gateway
+                .publish("room-0", "chat", &format!("to {number}"))
+                .await;
+            for tab in tabs.iter().step_by(3) {
+                tab.wait(&format!("id: {id}\nevent: chat\ndata: to {number}\n\n"))
+                    .await;
+            }
+        }
+    }
+    assert_eq!(gateway.metric(OPEN).await, Some(250.0));
+    // There is room for other requests besides.
+    let answer = client
+        .request("POST", "/rooms/room-1/events", &[], b"hello")
+        .await;
+    assert_eq!(answer.status(), 201);
+    for tab in tabs.iter().skip(1).step_by(3) {
+        tab.wait("data: hello\n\n").await;
+    }
+    assert!(!tabs[0].text().contains("hello"));
+    // Who closes a tab leaves the others.
+    tabs.truncate(100);
+    wait_metric(&gateway, OPEN, 100.0).await;
+    gateway.publish("room-0", "chat", "still here").await;
+    for tab in tabs.iter().step_by(3) {
+        tab.wait("data: still here\n\n").await;
+        assert_eq!(tab.end(), None);
+    }
+    client.cut();
+    wait_metric(&gateway, OPEN, 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_is_the_same_as_over_http_1() {
+    let setup = Setup::memory().set("http.allowed_origins", "https://app.example");
+    let gateway = setup.start().await;
+    let first = gateway.publish("demo", "chat", "one\ntwo").await;
+    gateway.publish("demo", "chat", "three").await;
+    let client = Http2::connect(gateway.address).await;
+    let target = format!("/rooms/demo/events?padding=true&lastEventId={first}");
+    let origin = ("origin", "https://app.example");
+    let stream = client.stream(&target, &[origin]).await;
+    stream.wait("data: three\n\n").await;
+    let old = Client::of_target(&[gateway.address], &target)
+        .header(origin.0, origin.1)
+        .keep_bytes();
+    let old = old.open().await;
+    old.wait_events(1).await;
+    gateway.publish("demo", "", "four").await;
+    stream.wait("data: four\n\n").await;
+    old.wait_events(2).await;
+    assert_eq!(
+        stream.text(),
+        String::from_utf8(old.seen().body.clone()).unwrap()
+    );
+    let head = old.seen().head.clone().unwrap();
+    for (name, value) in &head.headers {
+        let here = stream
+            .headers
+            .get(name)
+            .map(|value| value.to_str().unwrap());
+        match name.as_str() {
+            "transfer-encoding" => assert_eq!(here, None),
+            "date" => assert!(here.is_some()),
+            _ => assert_eq!(here, Some(value.as_str()), "{name}"),
+        }
+    }
+    assert_eq!(stream.headers.len() + 1, head.headers.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_requests_are_answered_as_over_http_1() {
+    let gateway = Setup::memory().start().await;
+    gateway.publish("demo", "chat", "hi").await;
+    let client = Http2::connect(gateway.address).await;
+    let json = [("accept", "application/json")];
+    for (method, target, headers) in [
+        ("GET", "/rooms/demo", &[][..]),
+        ("GET", "/rooms/demo/events", &json),
+        ("HEAD", "/rooms/demo/events", &[]),
+        ("HEAD", "/rooms/demo", &[]),
+        ("OPTIONS", "/rooms/demo/events", &[]),
+        ("GET", "/rooms/%zz/events", &[]),
+        ("DELETE", "/rooms/demo", &[]),
+        (
+            "GET",
+            "/rooms/demo/events",
+            &[("origin", "https://evil.example")],
+        ),
+        ("GET", "/", &[]),
+    ] {
+        let here = client.request(method, target, headers, b"").await;
+        let there =
+            crate::support::http::request(gateway.address, method, target, headers, b"").await;
+        assert_eq!(here.status().as_u16(), there.status, "{method} {target}");
+        assert_eq!(here.body(), &there.body, "{method} {target}");
+        for (name, value) in &there.headers {
+            let same = here
+                .headers()
+                .get(name)
+                .map(|value| value.to_str().unwrap());
+            if name == "connection" {
+                assert_eq!(same, None, "{method} {target}");
+            } else if name != "date" && name != "transfer-encoding" {
+                assert_eq!(same, Some(value.as_str()), "{method} {target}: {name}");
+            }
+        }
+    }
+    let body = serde_json::json!({ "event": "chat", "data": "x".repeat(60_000) }).to_string();
+    let headers = [
+        ("content-type", "application/json"),
+        ("idempotency-key", "k"),
+    ];
+    for status in [201, 200] {
+        let answer = client
+            .request("POST", "/rooms/demo/events", &headers, body.as_bytes())
+            .await;
+        assert_eq!(answer.status(), status);
+    }
+    let answer = client
+        .request("POST", "/rooms/demo/events", &[], &vec![b'x'; 100_000])
+        .await;
+    assert_eq!(answer.status(), 413);
+}
+
+/// A client that stops reading one stream holds up neither its others nor the node, and loses nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_late_gets_everything_and_holds_nobody_up() {
+    let setup = Setup::memory().set("stream.log_bytes", "262144");
+    let gateway = setup.set("shards", "1").start().await;
+    let client = Http2::connect(gateway.address).await;
+    let slow = client
+        .send("GET", "/rooms/demo/events", &[], b"")
+        .await
+        .unwrap();
+    let quick = client.open("demo").await;
+    let mut want = Vec::new();
+    // More than the windows and the room log hold: hyper's client takes 5 MB of a connection.
+    for number in 0..60u32 {
+        let data = format!("{number}-{}", "x".repeat(60_000));
+        gateway.publish("demo", "bulk", &data).await;
+        want.push(data);
+        eventually!(
+            quick.data().len() == want.len(),
+            "{} of {}",
+            quick.data().len(),
+            want.len()
+        );
+    }
+    let slow = Stream::read(slow);
+    eventually!(
+        slow.data().len() >= want.len(),
+        "{} of {}",
+        slow.data().len(),
+        want.len()
+    );
+    assert!(slow.data() == want && quick.data() == want);
+    assert!(!slow.text().contains("stream.reset"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_nothing_is_closed() {
+    let setup = Setup::memory()
+        .set("stream.lag_timeout", "300ms")
+        .set("stream.log_bytes", "262144");
+    let gateway = setup.set("shards", "1").start().await;
+    let client = Http2::connect(gateway.address).await;
+    let quick = client.open("demo").await;
+    let stalled = client
+        .send("GET", "/rooms/demo/events", &[], b"")
+        .await
+        .unwrap();
+    wait_metric(&gateway, OPEN, 2.0).await;
+    for number in 0..60u32 {
+        let data = format!("{number}-{}", "x".repeat(60_000));
+        gateway.publish("demo", "bulk", &data).await;
+        quick.wait(&format!("data: {number}-")).await;
+    }
+    let lag = "sse_gateway_streams_closed_total{reason=\"lag\"}";
+    wait_metric(&gateway, lag, 1.0).await;
+    // What it had been given comes, and then a reset.
+    let rest = stalled.into_body().collect().await;
+    assert!(
+        rest.is_err(),
+        "a clean end is the last word for some clients"
+    );
+    gateway.publish("demo", "chat", "on").await;
+    quick.wait("data: on\n\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stops_says_so_and_ends_its_connections() {
+    for (clean, spread) in [(false, "0s"), (true, "300ms")] {
+        let setup = Setup::memory()
+            .set("http.unclean_close", &(!clean).to_string())
+            .set("drain.spread", spread);
+        let mut gateway = setup.start().await;
+        let client = Http2::connect(gateway.address).await;
+        let mut tabs = Vec::new();
+        for _ in 0..20 {
+            tabs.push(client.open("demo").await);
+        }
+        gateway.signal("TERM");
+        for tab in &tabs {
+            eventually!(tab.end().is_some(), "{}", tab.text());
+            let text = tab.text();
+            let close = text.rsplit_once("event: stream.close\n").unwrap().1;
+            assert!(close.contains("retry: 2000\n") && close.contains("\"reason\":\"drain\""));
+            let end = tab.end().unwrap();
+            assert_eq!(end.is_ok(), clean, "{end:?}");
+            if let Err(error) = end {
+                assert!(error.contains("CANCEL"), "{error}");
+            }
+        }
+        eventually!(client.has_ended());
+        assert_eq!(gateway.wait_exit().await, Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_count_streams_not_connections() {
+    let setup = Setup::memory()
+        .set("limits.streams_per_address", "2")
+        .set("log.access", "true");
+    let gateway = setup.start().await;
+    let client = Http2::connect(gateway.address).await;
+    let one = client.open("a").await;
+    let _two = client.open("b").await;
+    let refused = client.stream("/rooms/c/events", &[]).await;
+    eventually!(refused.end().is_some(), "{}", refused.text());
+    assert!(
+        refused.text().contains("\"reason\":\"limit\""),
+        "{}",
+        refused.text()
+    );
+    assert!(refused.text().contains("\nretry: "));
+    assert!(refused.end().unwrap().is_err());
+    drop(one);
+    wait_metric(&gateway, OPEN, 1.0).await;
+    let _three = client.open("a").await;
+    let log = gateway.log();
+    let line = log.lines().find(|line| line.contains("A stream opened."));
+    assert!(line.unwrap().contains("\"client\":\"127.0.0.1:"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_preface_may_come_in_parts_and_other_bytes_are_http_1() {
+    let gateway = Setup::memory().start().await;
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for cut in [1, 4, 23, 24, 30] {
+        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+        socket.set_nodelay(true).unwrap();
+        for part in [&preface[..cut], &preface[cut..]] {
+            socket.write_all(part).await.unwrap();
+            // The kernel keeps a first part to itself for a second.
+            tokio::task::yield_now().await;
+        }
+        let mut answer = [0; 9];
+        socket.read_exact(&mut answer).await.unwrap();
+        // SETTINGS (RFC 9113, section 6.5).
+        assert_eq!((answer[3], &answer[5..]), (4, &[0; 4][..]), "cut at {cut}");
+    }
+    for (request, status) in [
+        (
+            "PRI /rooms/a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            "405",
+        ),
+        ("P", ""),
+        ("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", "400"),
+    ] {
+        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        socket.shutdown().await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        let found = answer.split(' ').nth(1).unwrap_or_default();
+        assert_eq!(found, status, "{request:?}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_it_is_off_nobody_speaks_it() {
+    let authority = Authority::new();
+    let plain = Setup::memory().set("http.http2", "false").start().await;
+    let mut socket = TcpStream::connect(plain.address).await.unwrap();
+    socket
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(answer, "");
+    let setup = authority.secure(Setup::memory()).set("http.http2", "false");
+    let secure = setup.start().await;
+    let stream = authority.connect(secure.address, None, &["h2", "http/1.1"]);
+    let stream = stream.await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_requests_is_closed() {
+    let setup = Setup::memory().set("http.head_timeout", "300ms");
+    let gateway = setup.start().await;
+    let idle = Http2::connect(gateway.address).await;
+    let used = Http2::connect(gateway.address).await;
+    let tab = used.open("demo").await;
+    eventually!(idle.has_ended());
+    gateway.publish("demo", "chat", "hi").await;
+    tab.wait("data: hi\n\n").await;
+    assert!(!used.has_ended());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_it_is_chosen_by_alpn() {
+    let authority = Authority::new();
+    let gateway = authority.secure(Setup::memory()).start().await;
+    let stream = authority.connect(gateway.address, None, &["h2", "http/1.1"]);
+    let stream = stream.await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let client = Http2::over(stream).await;
+    let mut tabs = Vec::new();
+    for _ in 0..20 {
+        tabs.push(client.open("demo").await);
+    }
+    let data = "x".repeat(60_000);
+    let answer = client
+        .request("POST", "/rooms/demo/events", &[], data.as_bytes())
+        .await;
+    assert_eq!(answer.status(), 201);
+    for tab in &tabs {
+        tab.wait(&format!("data: {data}\n\n")).await;
+    }
+    drop(tabs);
+    wait_metric(&gateway, OPEN, 0.0).await;
+}

@@ -21,7 +21,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tracing::trace;
 
 use super::body::Answer;
@@ -34,7 +34,7 @@ use crate::hub::Wire;
 
 mod stream;
 
-use stream::{Pipe, StreamBody, StreamLine};
+use stream::{Pipe, StreamBody, StreamLine, When};
 
 /// What a client with prior knowledge sends first (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -48,6 +48,9 @@ const WINDOWS: (u32, u32) = (64 * 1024, 256 * 1024);
 const PING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
 /// A connection without a request for this long is closed.
 const IDLE: Duration = Duration::from_secs(60);
+/// Time between a stream's last bytes and its reset: browsers drop what they have not read when a reset comes (seen in
+/// Chromium), and with it the time to come back after.
+const RESET_AFTER: Duration = Duration::from_millis(100);
 /// Requests that a client took back before they were looked at, and those that were refused for its faults: one that
 /// has more of them is cut off (CVE-2023-44487).
 const RESETS: (usize, usize) = (20, 128);
@@ -209,6 +212,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
         tokio::task::spawn_local(Task {
             future: Box::pin(future),
             pipe: None,
+            pause: None,
             traffic: self.0.clone(),
         });
     }
@@ -218,6 +222,8 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
 struct Task<F> {
     future: Pin<Box<F>>,
     pipe: Option<Rc<Pipe>>,
+    /// Until the reset.
+    pause: Option<Pin<Box<Sleep>>>,
     traffic: Rc<Traffic>,
 }
 
@@ -234,9 +240,15 @@ impl<F: Future<Output = ()>> Future for Task<F> {
             this.pipe = this.traffic.fresh.take();
         }
         // Without the future there is no stream: hyper resets it.
-        match &this.pipe {
-            Some(pipe) if pipe.is_cut() => Poll::Ready(()),
-            _ => polled,
+        match this.pipe.as_ref().and_then(|pipe| pipe.ends()) {
+            None => polled,
+            Some(When::Now) => Poll::Ready(()),
+            Some(When::Soon) => {
+                let pause = this
+                    .pause
+                    .get_or_insert_with(|| Box::pin(sleep(RESET_AFTER)));
+                pause.as_mut().poll(cx)
+            }
         }
     }
 }

@@ -33,6 +33,15 @@ enum End {
     Cut,
 }
 
+/// When a stream is to be reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// Nobody waits for more.
+    Now,
+    /// Its last bytes have just been written.
+    Soon,
+}
+
 /// The last slice of a stream that ends with a reset. A reset takes the place of all that hyper has not written yet, so
 /// the task waits until hyper lets go of it.
 struct Last {
@@ -93,12 +102,12 @@ impl Pipe {
         })))
     }
 
-    /// Whether the task has to end now, with a reset.
-    pub(super) fn is_cut(&self) -> bool {
+    /// Whether the task has to end, with a reset, and when.
+    pub(super) fn ends(&self) -> Option<When> {
         match &self.0.borrow().end {
-            End::Cut => true,
-            End::Last(written) => written.load(Ordering::Relaxed),
-            End::Open | End::Clean => false,
+            End::Cut => Some(When::Now),
+            End::Last(written) => written.load(Ordering::Relaxed).then_some(When::Soon),
+            End::Open | End::Clean => None,
         }
     }
 

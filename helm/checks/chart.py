@@ -3,7 +3,7 @@
 import base64
 import unittest
 
-from rendering import CHART, parse, together, value_sets
+from rendering import CHART, OPEN, parse, together, value_sets
 
 
 class Chart(unittest.TestCase):
@@ -24,8 +24,11 @@ class Chart(unittest.TestCase):
             jobs["whole-hour"] = ((embedded,), {"sets": "config.drain.grace=1h"})
             jobs["leading-zero"] = ((embedded,), {"sets": "config.drain.grace=090s"})
             jobs["exact"] = ((embedded,), {"sets": "config.drain.delay=10s,config.drain.spread=30s,config.drain.grace=40s"})
-            jobs["sentinel"] = ((), {"sets": "redis.url=redis+sentinel://s1:26379\\,s2:26379/main"})
+            jobs["sentinel"] = ((), {"sets": f"redis.url=redis+sentinel://s1:26379\\,s2:26379/main,{OPEN}"})
             jobs["embedded-network"] = ((embedded,), {"sets": "networkPolicy.enabled=true"})
+            jobs["test-elsewhere"] = ((embedded,), {"sets": "config.access.subscribe={load-* forward,* open},config.forward.url=https://b.example.com"})
+            jobs["test-by-hash"] = ((embedded,), {"sets": "publish.keys={sha256:abc}"})
+            jobs["node-metrics"] = ((CHART / "ci/monitoring-values.yaml",), {"sets": "config.admin.metrics_open=true"})
             Chart.objects = parse(together(jobs))
 
     def find(self, name, kind, suffix=""):

@@ -36,6 +36,9 @@ SWITCHES = {
 }
 ALWAYS = ["ConfigMap", "Deployment", "Pod", "Secret", "Service", "Service", "ServiceAccount"]
 
+# Who may subscribe, for renderings that are about something else.
+OPEN = "config.access.subscribe={* open}"
+
 DASHBOARD = '{"title": "Test", "panels": [{"legendFormat": "{{pod}} {{ .x }}"}]}'
 
 
@@ -124,7 +127,7 @@ def combinations(chart):
     for picks in itertools.product([False, True], repeat=len(SWITCHES)):
         on = [name for name, pick in zip(SWITCHES, picks) if pick]
         name = "+".join(on) or "none"
-        sets = ",".join(["redis.url=redis://redis.example.com", "pdb.enabled=false"] + [SWITCHES[s][0] for s in on])
+        sets = ",".join(["redis.url=redis://redis.example.com", "pdb.enabled=false", OPEN] + [SWITCHES[s][0] for s in on])
         # A later --set wins: `pdb` and `embedded` undo the first two.
         jobs[name] = ((), {"sets": sets, "chart": chart})
         chosen[name] = on
@@ -149,7 +152,7 @@ def write(folder):
             kind = re.search(r"^kind: (\w+)$", document, re.MULTILINE)
             if kind:
                 # Generated values are not what makes an object another one.
-                plain = re.sub(r"^  (redis|publish)-[a-z.-]+: .*$", "", document, flags=re.MULTILINE)
+                plain = re.sub(r"^  (redis|publish|admin)-[a-z.-]+: .*$", "", document, flags=re.MULTILINE)
                 seen.setdefault(plain, (kind[1], document))
     for number, (kind, document) in enumerate(seen.values()):
         (folder / f"{number:04}-{kind}.yaml").write_text(document)

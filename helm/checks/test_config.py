@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import pathlib
+import re
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -14,7 +17,9 @@ DEFAULTS = ROOT / "gateway/src/config/defaults.toml"
 # What the chart sets itself.
 OWN_SETTINGS = {
     "node", "listen", "admin.listen", "redis.url", "publish.keys", "redis.password_file", "redis.ca_file", "redis.cert_file",
-    "redis.key_file", "redis.sentinel_password", "redis.sentinel_password_file",
+    "redis.key_file", "redis.sentinel_password", "redis.sentinel_password_file", "publish.key_files", "tokens.keys",
+    "tokens.key_files", "tls.cert_file", "tls.key_file", "tls.client_ca_file", "admin.token", "admin.token_file",
+    "admin.cert_file", "admin.key_file", "admin.client_ca_file",
 }
 
 
@@ -63,13 +68,15 @@ class Configuration(Chart):
     def test_file_says_what_the_values_say(self):
         toml = self.toml_library()
         values = parse({"config": (CHART / "ci/config-values.yaml").read_text()})["config"][0]["config"]
-        values |= {"listen": "0.0.0.0:8080", "admin": {"listen": "0.0.0.0:9080"}}
+        admin = {"listen": "0.0.0.0:9080", "token_file": "/etc/sse-gateway-admin/admin-token"}
+        values |= {"listen": "0.0.0.0:8080", "admin": admin | {"metrics_open": True}}
         self.assertEqual(toml.loads(self.toml("config")), values)
         self.assertEqual(
             toml.loads(self.toml("embedded")),
             {
                 "listen": "0.0.0.0:8080",
-                "admin": {"listen": "0.0.0.0:9080"},
+                "access": {"subscribe": ["* open"], "publish": []},
+                "admin": admin,
                 "log": {"format": "json"},
                 "drain": {"delay": "5s", "spread": "15s", "grace": "40s"},
             },
@@ -85,6 +92,44 @@ class Configuration(Chart):
         self.assertIn('listen = "[::]:8080"', self.toml("extras"))
         self.assertIn('[admin]\nlisten = "[::]:9080"', self.toml("extras"))
 
+    def test_files_of_secrets(self):
+        toml = self.toml_library()
+        tokens = toml.loads(self.toml("tokens"))
+        self.assertEqual(
+            tokens["tokens"]["key_files"],
+            [
+                "kid=2026-11 ES256 /etc/sse-gateway-tokens/token.pem",
+                "HS256 /etc/sse-gateway-tokens/secret",
+                "/etc/sse-gateway-tokens/jwks.json",
+            ],
+        )
+        publish = [f"/etc/sse-gateway-publish/{name}" for name in ("backend", "partner")]
+        self.assertEqual(tokens["publish"]["key_files"], publish)
+        tls = toml.loads(self.toml("tls"))
+        at = "/etc/sse-gateway-"
+        self.assertEqual(
+            tls["tls"],
+            {"cert_file": at + "tls/tls.crt", "key_file": at + "tls/tls.key", "client_ca_file": at + "tls-ca/ca.crt"},
+        )
+        self.assertEqual(
+            tls["admin"],
+            {
+                "listen": "0.0.0.0:9080",
+                "token_file": at + "admin/admin-token",
+                "cert_file": at + "admin-tls/tls.crt",
+                "key_file": at + "admin-tls/tls.key",
+                "client_ca_file": at + "admin-ca/operators.pem",
+            },
+        )
+
+    def test_every_file_that_is_named_is_mounted(self):
+        for name in self.objects:
+            mounts = {mount["mountPath"]: mount["name"] for mount in self.gateway(name)["volumeMounts"]}
+            volumes = {volume["name"] for volume in self.pod(name)["volumes"]}
+            for path in re.findall(r"(/etc/sse-gateway[a-z-]*)/", self.toml(name)):
+                self.assertIn(mounts.get(path), volumes, f"{name}: {path}")
+            self.assertTrue(set(mounts.values()) <= volumes | {"data"}, name)
+
     def test_gateway_takes_the_files(self):
         programs = [ROOT / f"target/{kind}/sse-gateway" for kind in ("release", "debug")]
         fresh = [p for p in programs if p.exists() and p.stat().st_mtime > DEFAULTS.stat().st_mtime]
@@ -92,14 +137,44 @@ class Configuration(Chart):
             raise unittest.SkipTest("no gateway is built that has the present settings")
         program = max(fresh, key=lambda program: program.stat().st_mtime)
         for name in value_sets():
-            with self.subTest(name), tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-                file.write(self.toml(name))
-                file.flush()
+            with self.subTest(name), tempfile.TemporaryDirectory() as folder:
+                if not self.mounted(name, folder):
+                    continue
+                file = pathlib.Path(folder) / "config.toml"
+                file.write_text(self.toml(name).replace("/etc/", folder + "/"))
                 env = {"SSE_REDIS__URL": "redis://:password@events-sse-gateway-redis:6379", "SSE_NODE": "pod-1"}
-                done = subprocess.run(
-                    [program, "--config", file.name, "check-config"], capture_output=True, text=True, env=env
-                )
+                for variable, value in self.env(name).items():
+                    reference = isinstance(value, dict) and value.get("secretKeyRef", {})
+                    if variable in ("SSE_PUBLISH__KEYS", "SSE_TOKENS__KEYS") and reference["name"] == "events-sse-gateway":
+                        env[variable] = self.secret(name)[reference["key"]]
+                done = subprocess.run([program, "--config", file, "check-config"], capture_output=True, text=True, env=env)
                 self.assertEqual(done.returncode, 0, done.stderr)
+
+    def mounted(self, name, folder):
+        """Something of the right kind for each file that the configuration names; false where openssl is needed and
+        not there."""
+        paths = [pathlib.Path(folder + path.removeprefix("/etc")) for path in re.findall(r"/etc/[^\" ]+", self.toml(name))]
+        for path in paths:
+            path.parent.mkdir(exist_ok=True)
+            if path.name == "jwks.json":
+                path.write_text('{"keys": []}')
+            elif path.suffix in (".crt", ".pem", ".key"):
+                if not shutil.which("openssl"):
+                    return False
+                self.certificate(path)
+            else:
+                path.write_text("0123456789abcdef0123456789abcdef\n")
+        return True
+
+    @staticmethod
+    def certificate(path):
+        """A key pair, of which `path` is the certificate, the key or, as token.pem, the public key."""
+        key, crt = path.with_suffix(".key"), path.with_suffix(".crt" if path.suffix == ".key" else path.suffix)
+        make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=events".split()
+        if not (key.exists() and crt.exists()):
+            subprocess.run(["openssl", *make, "-keyout", key, "-out", crt], check=True, capture_output=True)
+        if path.name == "token.pem":
+            subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", path], check=True, capture_output=True)
 
 
 class Stopping(Chart):
@@ -131,6 +206,8 @@ class Stopping(Chart):
         gateway = self.gateway("embedded")
         for probe, path in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")]:
             self.assertEqual(gateway[probe]["httpGet"], {"path": path, "port": "admin"})
+            with_tls = self.gateway("tls")[probe]["httpGet"]
+            self.assertEqual(with_tls, {"path": path, "port": "admin", "scheme": "HTTPS"})
         self.assertEqual(gateway["ports"][1], {"name": "admin", "containerPort": 9080})
         # Out of the endpoints well before the drain's delay is over.
         probe = gateway["readinessProbe"]
@@ -204,8 +281,32 @@ class Secrets(Chart):
         self.assertEqual(env["SSE_PUBLISH__KEYS"], {"secretKeyRef": {"name": "my-keys", "key": "all"}})
         test = self.find("secrets", "Pod")["spec"]["containers"][0]["env"][0]
         self.assertEqual(test["valueFrom"], {"secretKeyRef": {"name": "my-keys", "key": "backend"}})
-        # Only the Redis is someone else's: the key is still made here.
-        self.assertEqual(set(self.secret("haproxy")), {"publish-keys", "publish-key"})
+        # Only the Redis is someone else's: the rest is still made here.
+        self.assertEqual(set(self.secret("haproxy")), {"publish-keys", "publish-key", "admin-token"})
+
+    def test_of_operators(self):
+        self.assertRegex(self.secret("embedded")["admin-token"], r"^[A-Za-z0-9]{32}$")
+        self.assertNotEqual(self.secret("embedded")["admin-token"], self.secret("embedded")["publish-key"])
+        self.assertEqual(self.secret("tls")["admin-token"], "operators-token")
+        volumes = {volume["name"]: volume["secret"] for volume in self.pod("embedded")["volumes"] if "secret" in volume}
+        self.assertEqual(volumes["admin"], {"secretName": "events-sse-gateway", "items": [{"key": "admin-token", "path": "admin-token"}]})
+        volumes = {volume["name"]: volume["secret"] for volume in self.pod("secrets")["volumes"] if "secret" in volume}
+        self.assertEqual(volumes, {"admin": {"secretName": "my-operators"}})
+
+    def test_of_tokens_and_publishers(self):
+        secret = self.secret("tls")
+        self.assertTrue(secret["token-keys"].startswith("kid=a ES256 -----BEGIN PUBLIC KEY-----\n"))
+        self.assertEqual(secret["publish-key"], "everywhere")
+        self.assertIn("sha256:2bd806c9", secret["publish-keys"])
+        reference = {"secretKeyRef": {"name": "events-sse-gateway", "key": "token-keys"}}
+        self.assertEqual(self.env("tls")["SSE_TOKENS__KEYS"], reference)
+        env = self.env("tokens")
+        self.assertNotIn("SSE_TOKENS__KEYS", env)
+        self.assertNotIn("SSE_PUBLISH__KEYS", env)
+        volumes = {volume["name"]: volume.get("secret") for volume in self.pod("tokens")["volumes"]}
+        self.assertEqual(volumes["tokens"], {"secretName": "token-keys"})
+        self.assertEqual(volumes["publish"], {"secretName": "my-keys"})
+        self.assertNotIn("publish-key", self.secret("test-by-hash"))
 
     def test_environment(self):
         env = self.env("embedded")
@@ -217,7 +318,7 @@ class Secrets(Chart):
         self.assertEqual(self.gateway("embedded")["args"], ["--config", "/etc/sse-gateway/config.toml"])
 
     def test_none_is_in_a_config_map_or_a_pod(self):
-        for name in ("external", "extras"):
+        for name in ("external", "extras", "tls"):
             public = json.dumps([o for o in self.objects[name] if o["kind"] != "Secret"])
-            for secret in ("p%40ss", "first-key", "letmein"):
+            for secret in ("p%40ss", "first-key", "letmein", "everywhere", "operators-token", "BEGIN PUBLIC KEY"):
                 self.assertNotIn(secret, public)

@@ -16,6 +16,14 @@ class Network(Chart):
         self.assertEqual((admin["clusterIP"], admin["publishNotReadyAddresses"]), ("None", True))
         self.assertEqual(admin["ports"], [{"name": "admin", "port": 9080, "targetPort": "admin"}])
 
+    def test_protocols(self):
+        def of(name, suffix=""):
+            return self.find(name, "Service", suffix)["spec"]["ports"][0].get("appProtocol")
+
+        self.assertEqual((of("tls"), of("tls", "-admin")), ("https", "https"))
+        self.assertEqual((of("h2c"), of("h2c", "-admin")), ("kubernetes.io/h2c", None))
+        self.assertEqual(self.find("tls", "Service")["spec"]["ports"][0]["port"], 443)
+
     def test_load_balancer(self):
         service = self.find("loadbalancer", "Service")
         spec = service["spec"]
@@ -92,6 +100,16 @@ class Network(Chart):
         self.assertEqual(redis["to"], [{"ipBlock": {"cidr": "10.1.0.0/16"}}])
         self.assertEqual(extra, {"ports": [{"port": 4317}]})
 
+    def test_policy_lets_gateways_ask_others(self):
+        dns, redis, forward, jwks = self.find("h2c", "NetworkPolicy")["spec"]["egress"]
+        shop = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "shop"}}}
+        self.assertEqual(forward, {"ports": [{"port": 8000}], "to": [shop]})
+        self.assertEqual(jwks, {"ports": [{"port": 443}]})
+        self.assertEqual(len(self.find("tls", "NetworkPolicy")["spec"]["egress"]), 2)
+        objects = parse({"n": render(CHART / "ci/config-values.yaml", sets="networkPolicy.enabled=true")})["n"]
+        policy = next(o for o in objects if o["kind"] == "NetworkPolicy")
+        self.assertEqual([rule["ports"] for rule in policy["spec"]["egress"][2:]], [[{"port": 8000}], [{"port": 443}]])
+
     def test_policy_of_the_embedded_redis(self):
         gateways = self.find("embedded-network", "NetworkPolicy")["spec"]
         self.assertNotIn("from", gateways["ingress"][0])
@@ -112,9 +130,12 @@ class Monitoring(Chart):
         monitor = self.find("monitoring", "PodMonitor")
         self.assertEqual(monitor["metadata"]["labels"]["release"], "prometheus")
         endpoint = monitor["spec"]["podMetricsEndpoints"][0]
-        self.assertEqual(
-            endpoint, {"port": "admin", "path": "/metrics", "interval": "30s", "scrapeTimeout": "10s"}
-        )
+        common = {"port": "admin", "path": "/metrics", "interval": "30s", "scrapeTimeout": "10s"}
+        token = {"credentials": {"name": "events-sse-gateway", "key": "admin-token"}}
+        self.assertEqual(endpoint, common | {"authorization": token})
+        self.assertEqual(self.find("node-metrics", "PodMonitor")["spec"]["podMetricsEndpoints"], [common])
+        endpoint = self.find("tls", "PodMonitor")["spec"]["podMetricsEndpoints"][0]
+        self.assertEqual((endpoint["scheme"], endpoint["tlsConfig"]["serverName"]), ("https", "events"))
 
     def test_alerts_are_those_of_the_file(self):
         rule = self.find("monitoring", "PrometheusRule")
@@ -141,7 +162,9 @@ class Notes(unittest.TestCase):
         for part in [
             "kubectl --namespace apps port-forward service/events-sse-gateway 8080:80 &",
             "curl -N http://127.0.0.1:8080/live/rooms/demo/events",
-            """get secret events-sse-gateway -o go-template='{{index .data "publish-keys" | base64decode}}'""",
+            """get secret events-sse-gateway -o go-template='{{index .data "publish-key" | base64decode}}'""",
+            """get secret events-sse-gateway -o go-template='{{index .data "admin-token" | base64decode}}'""",
+            "Who may read:\n\n  *: anyone\n\nWho may publish over HTTP, beside those who have a publish key:\n\n  every room: nobody, as",
             "exec events-sse-gateway-redis-0 -- redis-cli FCALL sse_publish 1 x:room:demo event chat data hi",
             "delete pvc data-events-sse-gateway-redis-0",
             "helm --namespace apps test events",
@@ -151,6 +174,23 @@ class Notes(unittest.TestCase):
 
     def test_with_what_is_there(self):
         text = notes(CHART / "ci/secrets-values.yaml", sets="ingress.enabled=true")
-        self.assertIn("get secret my-keys -o go-template='{{index .data \"all\"", text)
+        self.assertIn("get secret my-keys -o go-template='{{index .data \"backend\"", text)
+        self.assertIn("get secret my-operators -o go-template='{{index .data \"token\"", text)
         for part in ("redis-cli", "pvc", "Nothing outside"):
             self.assertNotIn(part, text)
+
+    def test_says_who_may_read_and_publish(self):
+        text = notes(CHART / "ci/h2c-values.yaml")
+        for part in [
+            "Who may read:\n\n  news:*: anyone\n  chat:*: who shows a token that names the room\n  *: whom http://backend.shop/may lets in\n\n",
+            "who have a publish key:\n\n  every room: who shows a token that names the room\n\n",
+            'curl -N -H "Cookie: $COOKIE" http://127.0.0.1:8080/rooms/demo/events',
+        ]:
+            self.assertIn(part, text)
+        text = notes(CHART / "ci/tls-values.yaml")
+        self.assertIn('curl -k -N -H "Authorization: Bearer $TOKEN" https://127.0.0.1:8080/rooms/demo/events', text)
+        self.assertIn("https://127.0.0.1:9080/metrics", text)
+        # Its programs speak no TLS.
+        self.assertNotIn("helm --namespace", text)
+        text = notes(CHART / "ci/embedded-values.yaml", sets="config.dev=true,config.access=null")
+        self.assertEqual(text.count("every room: anyone (config.dev)"), 2)

@@ -151,3 +151,12 @@ class Extras(Chart):
         self.assertEqual(
             container["env"][0]["valueFrom"], {"secretKeyRef": {"name": "events-sse-gateway", "key": "publish-key"}}
         )
+
+    def test_of_helm_tries_what_it_may(self):
+        container = self.find("test-elsewhere", "Pod")["spec"]["containers"][0]
+        self.assertEqual(container["command"], ["sse-publish"])
+        self.assertEqual(container["args"][:3], ["helm-test", "--url", "http://events-sse-gateway:80"])
+        self.assertEqual(container["env"][0]["name"], "SSE_PUBLISH_KEY")
+        self.assertEqual(self.find("embedded", "Pod")["spec"]["containers"][0]["command"], ["sse-loadtest"])
+        for name in ("tls", "tokens", "config", "test-by-hash"):
+            self.assertNotIn("Pod", self.kinds(name), name)

@@ -32,11 +32,12 @@ the "path" above it. Not helm's toToml: it writes 1048576 as 1.048576e+06, which
 {{- end -}}
 {{- end -}}
 
-{{- /* The configuration file: that of the values, and the addresses. */}}
+{{- /* The configuration file: that of the values, the addresses, and where the files of Secrets are. */}}
 {{- define "sse-gateway.config" -}}
 {{- $config := deepCopy .Values.config -}}
 {{- $_ := set $config "listen" (printf "%s:8080" .Values.bindAddress) -}}
-{{- $_ := set $config "admin" (dict "listen" (printf "%s:9080" .Values.bindAddress)) -}}
+{{- include "sse-gateway.fileSettings" (list . $config) -}}
+{{- $_ := set $config.admin "listen" (printf "%s:9080" .Values.bindAddress) -}}
 {{- include "sse-gateway.toml" (dict "table" $config "path" "") | trim -}}
 {{- end -}}
 

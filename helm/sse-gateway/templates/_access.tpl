@@ -14,7 +14,7 @@
 {{- /* Rules in words, one to a line. Takes (list $ subscribe|publish). */}}
 {{- define "sse-gateway.rulesInWords" -}}
 {{- $root := index . 0 -}}
-{{- $words := dict "open" "anyone" "token" "who shows a token that names the room" "forward" (printf "whom %s lets in" (dig "forward" "url" "" $root.Values.config)) -}}
+{{- $words := dict "open" "anyone" "token" "who shows a token that names the room" "forward" (printf "whom %s lets in" (regexReplaceAll "\\?.*" (dig "forward" "url" "" $root.Values.config) "")) -}}
 {{- if not (include "sse-gateway.tokenKeys" $root) }}{{ $_ := set $words "token" "nobody, as there is no key to check tokens with" }}{{ end -}}
 {{- if eq (toString $root.Values.config.dev) "true" -}}
 every room: anyone (config.dev)

@@ -78,9 +78,24 @@ REDIS = [
     ("Lost connections", "ops", "Subscriptions made anew.", [(rate("sse_gateway_redis_reconnects_total", by="instance"), "{{instance}}")]),
     ("Not delivered", "ops", "Entries and messages that are no events.", [(rate("sse_gateway_redis_skipped_total"), "entries"), (rate("sse_gateway_redis_malformed_total"), "messages")]),
 ]
+ACCESS = [
+    ("Refused", "ops", "Requests that were not allowed, by what for and why.", [(rate("sse_gateway_http_refused_total", by="action, reason"), "{{action}}: {{reason}}")]),
+    ("Streams that lost their permission", "ops", "expired: the token, or the backend's answer, counts no longer; disconnected: somebody said so.", [(rate("sse_gateway_streams_closed_total", 'reason=~"expired|disconnected"', by="reason"), "{{reason}}")]),
+    ("Not let in", "ops", "By the limit; permission: nobody could be asked for it.", [(rate("sse_gateway_streams_refused_total", by="limit"), "{{limit}}")]),
+    ("Tokens", "ops", "Looked at, by what told whether they count. Signatures cost CPU.", [(rate("sse_gateway_tokens_checked_total", by="by"), "{{by}}")]),
+    ("Keys for tokens", "none", "From settings, files and tokens.jwks_url.", [(total("sse_gateway_token_keys", "instance"), "{{instance}}")]),
+    ("Fetches of the key set", "ops", "tokens.jwks_url, by outcome.", [(rate("sse_gateway_jwks_fetches_total", by="instance, outcome"), "{{instance}} {{outcome}}")]),
+    ("Age of the key set", "s", "Since it was last fetched; 0 where it never was.", [(f"(time() - sse_gateway_jwks_updated_timestamp_seconds{{{INSTANCES}}}) * (sse_gateway_jwks_updated_timestamp_seconds{{{INSTANCES}}} > bool 0)", "{{instance}}")]),
+    ("Key files that cannot be used", "none", "Within the last hour.", [(f"sum by (instance) (increase(sse_gateway_token_key_file_errors_total{{{INSTANCES}}}[1h]))", "{{instance}}")]),
+    ("The backend's answers", "ops", "forward.url, by what became of the question.", [(rate("sse_gateway_forward_requests_total", by="outcome"), "{{outcome}}")]),
+    ("The backend's times", "s", "Waiting for a turn not included.", quantiles("sse_gateway_forward_seconds")),
+    ("Requests to the backend under way", "none", "At most forward.max_requests for each node.", [(total("sse_gateway_forward_sent_total", "instance") + " - " + total("sse_gateway_forward_ended_total", "instance"), "{{instance}}")]),
+    ("Where permission was found", "ops", "hit: an answer that was kept; shared: a request for somebody else with the same; miss: the backend is asked.", [(rate("sse_gateway_forward_lookups_total", by="result"), "{{result}}")]),
+]
 BOARDS = {
     "overview": ("sse-gateway: overview", "Is it healthy, how many, how fast, what is lost.", OVERVIEW),
     "node": ("sse-gateway: node", "What a node does, and how near its limits it is.", NODE),
+    "access": ("sse-gateway: access", "Who is let in and who is not, and what decides on it.", ACCESS),
     "redis": ("sse-gateway: Redis", "The link, and what is asked of Redis.", REDIS),
 }
 SOURCE = {"type": "prometheus", "uid": "${source}"}

@@ -66,5 +66,7 @@ curl --silent --fail "http://127.0.0.1:$((a + 1000))/metrics" | promtool check m
   -c 100 -r 10 --rate 100 -d 12s --churn 20/s -q > "$work/load.txt" &
 load=$!
 curl --silent --fail -H 'Authorization: Bearer k' -d hi "http://127.0.0.1:$a/rooms/x/events" > /dev/null
+# One that is refused.
+curl --silent -H 'Authorization: Bearer none' -d hi "http://127.0.0.1:$a/rooms/x/events" > /dev/null
 python3 queries.py "http://127.0.0.1:$prometheus"
 wait "$load"

@@ -91,6 +91,9 @@ class Configuration(Chart):
     def test_addresses(self):
         self.assertIn('listen = "[::]:8080"', self.toml("extras"))
         self.assertIn('[admin]\nlisten = "[::]:9080"', self.toml("extras"))
+        # The image's own environment would win over the file.
+        env = self.env("extras")
+        self.assertEqual((env["SSE_LISTEN"], env["SSE_ADMIN__LISTEN"]), ("[::]:8080", "[::]:9080"))
 
     def test_files_of_secrets(self):
         toml = self.toml_library()

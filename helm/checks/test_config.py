@@ -22,6 +22,10 @@ OWN_SETTINGS = {
     "admin.cert_file", "admin.key_file", "admin.client_ca_file",
 }
 
+# A public key, as key servers show it.
+KEY_SET = """{"keys": [{"kty": "EC", "crv": "P-256", "kid": "b",
+  "x": "EVs_o5-uQbTjL3chynL4wXgUg2R9q9UU8I5mEovUf84", "y": "kGe5DgSIycKp8w9aJmoHhB1sB3QTugfnRWm5nU_TzsY"}]}"""
+
 
 class Refusals(unittest.TestCase):
     def test_each_says_why(self):
@@ -160,7 +164,7 @@ class Configuration(Chart):
         for path in paths:
             path.parent.mkdir(exist_ok=True)
             if path.name == "jwks.json":
-                path.write_text('{"keys": []}')
+                path.write_text(KEY_SET)
             elif path.suffix in (".crt", ".pem", ".key"):
                 if not shutil.which("openssl"):
                     return False

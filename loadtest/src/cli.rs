@@ -11,7 +11,7 @@ use clap_complete::Shell;
 
 use crate::plan::{Churn, Spread};
 use crate::serve::Serve;
-use values::{bytes, duration, per_second, share, spread};
+use values::{bytes, duration, header, per_second, share, spread};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -117,6 +117,13 @@ pub struct LoadArgs {
         hide_env_values = true
     )]
     pub publish_key: Option<String>,
+    /// Tokens of clients, one a line: each shows that of its number, from the first again after the last. Sent as
+    /// `Authorization: Bearer`, unless a header has {token}
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+    /// A header of each subscription, such as 'Cookie: sse_token={token}'; {room} is the room, {token} the client's token
+    #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
+    pub header: Vec<(String, String)>,
     /// Connections to publish on; a room's events all take the same one
     #[arg(long, default_value_t = 8)]
     pub publish_connections: usize,

@@ -1,6 +1,7 @@
 //! `sse-loadtest compare`: the same loads on several systems in turn, in rounds, as ratios within the run.
 
 mod bench;
+mod credentials;
 mod loads;
 mod ratios;
 
@@ -23,6 +24,9 @@ pub enum CompareError {
     /// A system does not start.
     #[error(transparent)]
     Peer(#[from] PeerError),
+    /// There are no keys, or no certificate.
+    #[error("keys and tokens for a comparison cannot be made: {0}")]
+    Credentials(#[source] std::io::Error),
     /// A run could not go on.
     #[error("{system}, {load}: {error}")]
     Load {

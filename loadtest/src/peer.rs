@@ -3,7 +3,8 @@
 //! A system is a TOML file: its program, its configuration files, and the requests that subscribe and publish. In
 //! commands and files, `@port@`, `@port2@` and `@port3@` are free ports of 127.0.0.1, `@dir@` is a directory of the
 //! system's own, `@program@` its program, `@self@` this one, `@gateway@` the gateway, `@redis@` the URL of a Redis
-//! server, `@shards@` how many shards a gateway is to have.
+//! server, `@shards@` how many shards a gateway is to have, `@keys@` a directory with `hs256.key` and `es256.pem`, which check
+//! the tokens of clients, and with `cert.pem` and `key.pem` for TLS.
 
 mod fill;
 mod processes;
@@ -23,6 +24,10 @@ use crate::target::Request;
 /// The systems that this tool knows, in the order in which they are listed.
 const KNOWN: &[(&str, &str)] = &[
     ("gateway", include_str!("../peers/gateway.toml")),
+    (
+        "gateway-tokens",
+        include_str!("../peers/gateway-tokens.toml"),
+    ),
     ("gateway-redis", include_str!("../peers/gateway-redis.toml")),
     ("floor", include_str!("../peers/floor.toml")),
     ("relay", include_str!("../peers/relay.toml")),

@@ -12,7 +12,7 @@ use crate::payload::Payloads;
 use crate::plan::{Plan, Spread};
 use crate::publisher::Work;
 use crate::report::model::Report;
-use crate::target::{Publish, Request, Target};
+use crate::target::{self, Publish, Request, Target};
 
 /// Connections that one worker process holds: its descriptors less what it needs itself.
 const SPARE_DESCRIPTORS: u64 = 200;
@@ -107,6 +107,9 @@ fn label(mut report: Report, args: &LoadArgs, scenario: &str) -> Report {
             },
         ),
     ];
+    if let Some(file) = &args.tokens {
+        load.push(("tokens".to_owned(), format!("lines of {}", file.display())));
+    }
     if let Some(churn) = args.churn {
         load.push((
             "churn".to_owned(),
@@ -164,13 +167,9 @@ fn setup(args: &LoadArgs, tick_ms: u64) -> Result<Setup, ScenarioError> {
     };
     let target = Target {
         addresses,
-        subscribe: Request {
-            method: "GET".to_owned(),
-            path,
-            headers: Default::default(),
-            body: String::new(),
-        },
+        subscribe: subscribe(args, path)?,
         publish: publish.clone(),
+        tokens: args.tokens.clone(),
     };
     let samples = match &args.samples {
         None => None,
@@ -224,6 +223,40 @@ fn setup(args: &LoadArgs, tick_ms: u64) -> Result<Setup, ScenarioError> {
         patience: args.patience,
         quiet: args.output.quiet,
     })
+}
+
+/// The request of a client, with its token where there are some.
+fn subscribe(args: &LoadArgs, path: String) -> Result<Request, ScenarioError> {
+    let mut subscribe = Request {
+        method: "GET".to_owned(),
+        path,
+        headers: args.header.iter().cloned().collect(),
+        body: String::new(),
+    };
+    match &args.tokens {
+        Some(file) => {
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                ScenarioError::Usage(format!("{} cannot be read: {error}", file.display()))
+            })?;
+            if target::tokens(&text).is_empty() {
+                return Err(ScenarioError::Usage(format!(
+                    "there is no token in {}",
+                    file.display()
+                )));
+            }
+            if !subscribe.has_token() {
+                let bearer = ("Authorization".to_owned(), "Bearer {token}".to_owned());
+                subscribe.headers.extend([bearer]);
+            }
+        }
+        None if subscribe.has_token() => {
+            return Err(ScenarioError::Usage(
+                "{token} in --header needs --tokens FILE".to_owned(),
+            ));
+        }
+        None => {}
+    }
+    Ok(subscribe)
 }
 
 /// A room prefix that no other run has.

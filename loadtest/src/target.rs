@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 /// A request as a template. `{room}` stands for the room's name, `{data}` for an event's data as it
-/// is, `{json}` for the data as a JSON string with its quotation marks, `{escaped}` for the same without, `{url}` for the data percent-encoded.
+/// is, `{json}` for the data as a JSON string with its quotation marks, `{escaped}` for the same without, `{url}` for the data percent-encoded,
+/// `{token}` for the token of the client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
@@ -28,17 +30,33 @@ fn get() -> String {
 }
 
 impl Request {
+    /// The path with its query.
+    #[must_use]
+    pub fn path(&self, with: With<'_>) -> String {
+        with.fill(&self.path)
+    }
+
+    /// The headers beside `Host` and `Content-Length`.
+    pub fn headers<'a>(&'a self, with: With<'a>) -> impl Iterator<Item = (&'a str, String)> {
+        let headers = self.headers.iter();
+        headers.map(move |(name, value)| (name.as_str(), with.fill(value)))
+    }
+
+    /// Whether a token is part of it.
+    #[must_use]
+    pub fn has_token(&self) -> bool {
+        let mut texts = self.headers.values().chain([&self.path, &self.body]);
+        texts.any(|text| text.contains("{token}"))
+    }
+
     /// The bytes of the request, for HTTP/1.1 with a connection that is kept.
     #[must_use]
-    pub fn render(&self, host: SocketAddr, room: &str, data: &str) -> Vec<u8> {
-        let body = fill(&self.body, room, data);
-        let mut head = format!(
-            "{} {} HTTP/1.1\r\nHost: {host}\r\n",
-            self.method,
-            fill(&self.path, room, data)
-        );
-        for (name, value) in &self.headers {
-            head.push_str(&format!("{name}: {}\r\n", fill(value, room, data)));
+    pub fn render(&self, host: SocketAddr, with: With<'_>) -> Vec<u8> {
+        let body = with.fill(&self.body);
+        let path = self.path(with);
+        let mut head = format!("{} {path} HTTP/1.1\r\nHost: {host}\r\n", self.method);
+        for (name, value) in self.headers(with) {
+            head.push_str(&format!("{name}: {value}\r\n"));
         }
         if self.method != "GET" {
             head.push_str(&format!("Content-Length: {}\r\n", body.len()));
@@ -49,18 +67,35 @@ impl Request {
     }
 }
 
-fn fill(template: &str, room: &str, data: &str) -> String {
-    let mut out = template.replace("{room}", room);
-    if out.contains("{json}") || out.contains("{escaped}") {
-        let json = serde_json::Value::from(data).to_string();
-        out = out.replace("{escaped}", &json[1..json.len() - 1]);
-        out = out.replace("{json}", &json);
+/// What the placeholders of a request stand for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct With<'a> {
+    /// The room's name.
+    pub room: &'a str,
+    /// An event's data.
+    pub data: &'a str,
+    /// The client's token.
+    pub token: &'a str,
+}
+
+impl With<'_> {
+    fn fill(self, template: &str) -> String {
+        let mut out = template.replace("{room}", self.room);
+        if out.contains("{token}") {
+            out = out.replace("{token}", self.token);
+        }
+        if out.contains("{json}") || out.contains("{escaped}") {
+            let json = serde_json::Value::from(self.data).to_string();
+            out = out.replace("{escaped}", &json[1..json.len() - 1]);
+            out = out.replace("{json}", &json);
+        }
+        if out.contains("{url}") {
+            let data = self.data.as_bytes();
+            let encoded: String = url::form_urlencoded::byte_serialize(data).collect();
+            out = out.replace("{url}", &encoded);
+        }
+        out.replace("{data}", self.data)
     }
-    if out.contains("{url}") {
-        let encoded: String = url::form_urlencoded::byte_serialize(data.as_bytes()).collect();
-        out = out.replace("{url}", &encoded);
-    }
-    out.replace("{data}", data)
 }
 
 /// How events are published.
@@ -95,4 +130,17 @@ pub struct Target {
     pub subscribe: Request,
     /// How events are published.
     pub publish: Publish,
+    /// A file with the tokens of clients, one a line: each shows that of its number, from the first line again after
+    /// the last one. It is a file, so that no token is among the arguments of a process.
+    pub tokens: Option<PathBuf>,
+}
+
+/// The tokens of a file, by line.
+#[must_use]
+pub fn tokens(text: &str) -> Vec<String> {
+    let lines = text.lines().map(str::trim);
+    lines
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect()
 }

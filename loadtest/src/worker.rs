@@ -10,6 +10,7 @@ mod tally;
 
 use std::collections::HashSet;
 use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::clock;
 use crate::control::{Order, Word};
 use crate::payload::Payloads;
 use crate::plan::Plan;
+use crate::target;
 use client::{Client, Pace, Reading, State};
 use connections::Connections;
 use socket::Sources;
@@ -39,6 +41,9 @@ pub enum WorkerError {
     /// The system refuses something.
     #[error("a worker cannot go on: {0}")]
     System(#[from] io::Error),
+    /// There are no tokens.
+    #[error("the tokens cannot be read from {0}: {1}")]
+    Tokens(PathBuf, #[source] io::Error),
 }
 
 /// Runs a worker until it is told to finish or its coordinator is gone.
@@ -66,7 +71,13 @@ pub fn run() -> Result<(), WorkerError> {
         drop(sender);
         let _ = waker.wake();
     });
-    let mut worker = Worker::new(*plan, poll);
+    let mut worker = match Worker::new(*plan, poll) {
+        Ok(worker) => worker,
+        Err(error) => {
+            say(&Word::Failed(error.to_string()));
+            return Err(error);
+        }
+    };
     let done = worker.turn_until_done(&orders);
     // Closed in the ordinary way, each port would be taken for another minute: by the next run's measure.
     for socket in worker
@@ -125,6 +136,7 @@ struct Worker {
     sources: Sources,
     tally: Tally,
     payloads: Payloads,
+    tokens: Vec<String>,
     buffer: Vec<u8>,
     /// The greatest number that any client saw, by room.
     seen: Vec<u64>,
@@ -139,7 +151,13 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(plan: Plan, poll: Poll) -> Self {
+    fn new(plan: Plan, poll: Poll) -> Result<Self, WorkerError> {
+        let tokens = match &plan.target.tokens {
+            None => Vec::new(),
+            Some(file) => std::fs::read_to_string(file)
+                .map(|text| target::tokens(&text))
+                .map_err(|error| WorkerError::Tokens(file.clone(), error))?,
+        };
         let pace = |number: u64| match number {
             n if n < plan.stalled => Pace::Stalled,
             n if n < plan.stalled + plan.slow => Pace::Slow,
@@ -150,7 +168,7 @@ impl Worker {
             .into_iter()
             .map(|(number, room)| Client::new(number, room, pace(number)))
             .collect();
-        Self {
+        Ok(Self {
             poll,
             connections: Connections::new(&plan),
             sources: Sources::new(plan.sources.clone(), plan.worker, plan.workers),
@@ -166,8 +184,9 @@ impl Worker {
             next_tick: clock::now() + plan.tick_ms * 1_000_000,
             next_slow: u64::MAX,
             next_churn: None,
+            tokens,
             plan,
-        }
+        })
     }
 
     fn turn_until_done(&mut self, orders: &Receiver<Order>) -> io::Result<()> {

@@ -211,6 +211,38 @@ fn an_answer_that_ends_an_event_source_is_named() {
 }
 
 #[test]
+fn each_client_shows_its_token() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    // Even clients are in the first room, odd ones in the second, and the lines are taken in turn.
+    std::fs::write(path, "token-0\ntoken-1\n").unwrap();
+    let cookie = ["--tokens", path, "--header", "Cookie: a={token}"];
+    for more in [&cookie[..2], &cookie[..]] {
+        let (code, report) = run_with(Fault::Tokens, more);
+        assert_eq!(code, 0, "{:?}", report.checking);
+        assert_eq!(report.delivering.received, report.publishing.accepted * 4);
+    }
+    std::fs::write(path, "token-0\n").unwrap();
+    let (code, report) = run_with(Fault::Tokens, &cookie);
+    assert_eq!((code, report.checking.ended), (1, 4));
+}
+
+#[test]
+fn tokens_that_are_not_there_are_said() {
+    let bad = |more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_sse-loadtest"))
+            .args(["run", "--url", "http://127.0.0.1:9", "-q"])
+            .args(more)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(64));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(bad(&["--tokens", "/no/such/file"]).contains("/no/such/file cannot be read"));
+    assert!(bad(&["--header", "Cookie: a={token}"]).contains("needs --tokens"));
+}
+
+#[test]
 fn a_publisher_that_is_held_up_hides_nothing() {
     // Every confirmation takes 100 ms, of two that can be under way: events wait, and their latency counts
     // from the moment at which they were due.

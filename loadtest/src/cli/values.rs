@@ -58,6 +58,18 @@ pub(super) fn share(text: &str) -> Result<Share, String> {
     }
 }
 
+/// `Name: value`.
+pub(super) fn header(text: &str) -> Result<(String, String), String> {
+    let bad = || "write a header like 'Cookie: sse_token={token}'".to_owned();
+    let (name, value) = text.split_once(':').ok_or_else(bad)?;
+    let (name, value) = (name.trim(), value.trim());
+    let known = http::HeaderName::try_from(name).is_ok();
+    if !known || http::HeaderValue::try_from(value).is_err() {
+        return Err(bad());
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 /// `even`, `zipf`, `hot:0.5`.
 pub(super) fn spread(text: &str) -> Result<Spread, String> {
     match text.split_once(':') {
@@ -125,6 +137,14 @@ mod tests {
         assert_eq!((address.port(), path.as_str()), (8080, "/a"));
         assert_eq!(http_url("http://[::1]:9").unwrap().0.to_string(), "[::1]:9");
         assert!(http_url("https://127.0.0.1").is_err() && http_url("127.0.0.1:80").is_err());
+    }
+
+    #[test]
+    fn headers_have_a_name_and_a_value() {
+        let read = header("Cookie: a={token}; b=c:d").unwrap();
+        assert_eq!(read, ("Cookie".to_owned(), "a={token}; b=c:d".to_owned()));
+        assert!(header("no colon").is_err() && header("a b: c").is_err());
+        assert!(header("a: b\r\nc: d").is_err() && header(": x").is_err());
     }
 
     #[test]

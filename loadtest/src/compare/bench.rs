@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::credentials::Credentials;
 use super::loads::LoadKind;
 use super::{CompareError, Measured};
+use jsonwebtoken::Algorithm;
+
 use crate::cli::Compare;
 use crate::clock;
 use crate::cost::Usage;
 use crate::load::{Load, LoadError, Setup};
 use crate::payload::Payloads;
-use crate::peer::{PeerError, Running, Surroundings, System};
+use crate::peer::{Running, Surroundings, System};
 use crate::plan::{Plan, Spread};
 use crate::publisher::{Publisher, Work};
 use crate::report::model::Report;
@@ -34,6 +37,8 @@ pub(super) struct Numbers {
     pub(super) cut: Option<f64>,
     /// What the rooms' names begin with; a random word where it is empty.
     pub(super) prefix: &'static str,
+    /// How the tokens of clients are signed, where the system wants some.
+    pub(super) tokens: Option<Algorithm>,
 }
 
 impl Default for Numbers {
@@ -50,6 +55,7 @@ impl Default for Numbers {
             both_cores: false,
             cut: None,
             prefix: "",
+            tokens: None,
         }
     }
 }
@@ -58,6 +64,7 @@ impl Default for Numbers {
 pub(super) struct Bench {
     programs: BTreeMap<String, PathBuf>,
     gateway: PathBuf,
+    credentials: Credentials,
     redis_server: PathBuf,
     server_cpu: usize,
     tool_cpu: usize,
@@ -85,6 +92,7 @@ impl Bench {
         Ok(Self {
             programs,
             gateway: gateway.unwrap_or_else(|| PathBuf::from("sse-gateway")),
+            credentials: Credentials::new().map_err(CompareError::Credentials)?,
             redis_server: args.redis_server.clone(),
             server_cpu: args.server_cpu,
             tool_cpu: args.tool_cpu,
@@ -121,7 +129,12 @@ impl Bench {
     }
 
     /// Starts a system, and Redis where it needs one.
-    pub(super) fn start(&self, system: &System, numbers: &Numbers) -> Result<Stage, PeerError> {
+    pub(super) fn start(&self, system: &System, numbers: &Numbers) -> Result<Stage, CompareError> {
+        let tokens = numbers
+            .tokens
+            .map(|algorithm| self.credentials.tokens(algorithm, numbers.clients))
+            .transpose()
+            .map_err(CompareError::Credentials)?;
         let redis = if system.needs_redis() {
             let around = Surroundings {
                 cores: vec![self.tool_cpu],
@@ -143,6 +156,8 @@ impl Bench {
             cores,
             program: self.programs.get(&system.name).cloned(),
             shards: numbers.shards,
+            keys: Some(self.credentials.directory().to_owned()),
+            tokens,
         })?;
         Ok(Stage { running, redis })
     }

@@ -1,5 +1,7 @@
 //! The loads of a comparison, and what is read from each.
 
+use jsonwebtoken::Algorithm;
+
 use super::bench::{Bench, Numbers};
 use super::{CompareError, Measured, Value};
 use crate::peer::System;
@@ -91,6 +93,12 @@ pub(super) const LOADS: &[LoadKind] = &[
         about: "18,000 rooms with one stream each; the same in one room",
         kind: Kind::Only(&["gateway", "nchan"]),
         measure: many_rooms,
+    },
+    LoadKind {
+        name: "tokens",
+        about: "10,000 streams of one room, opened twice as fast as they are answered; open to all, then with a token and a user each",
+        kind: Kind::Only(&["gateway"]),
+        measure: tokens,
     },
     LoadKind {
         name: "shards",
@@ -271,19 +279,67 @@ fn accept(bench: &Bench, load: &LoadKind, system: &System) -> Result<Measured, C
             ..Numbers::default()
         },
     )?;
-    let cpu: f64 = report.processes.iter().map(|p| p.cpu_connecting).sum();
-    let streams = report.connecting.opened as f64;
     Ok(Measured {
         values: vec![
             higher("streams opened", "1/s", report.connecting.per_second),
             higher(
                 "streams opened per second of CPU",
                 "1/s",
-                streams / cpu.max(0.01),
+                opened_per_second_of_cpu(&report),
             ),
         ],
         runs: vec![report],
     })
+}
+
+fn opened_per_second_of_cpu(report: &Report) -> f64 {
+    let cpu: f64 = report.processes.iter().map(|p| p.cpu_connecting).sum();
+    report.connecting.opened as f64 / cpu.max(0.01)
+}
+
+fn tokens(bench: &Bench, load: &LoadKind, open: &System) -> Result<Measured, CompareError> {
+    let closed = System::known("gateway-tokens")?;
+    let (mut values, mut runs) = (Vec::new(), Vec::new());
+    for (system, tokens, opened, memory_of) in [
+        (
+            open,
+            None,
+            "streams opened per second of CPU, open rooms",
+            Some("memory per stream, open rooms"),
+        ),
+        (
+            &closed,
+            Some(Algorithm::HS256),
+            "streams opened per second of CPU, HS256",
+            Some("memory per stream, with token and user"),
+        ),
+        (
+            &closed,
+            Some(Algorithm::ES256),
+            "streams opened per second of CPU, ES256",
+            None,
+        ),
+    ] {
+        let numbers = bench.scaled(Numbers {
+            clients: 10_000,
+            rate: 1.0,
+            seconds: 1.0,
+            tokens,
+            ..Numbers::default()
+        });
+        let stage = bench.start(system, &numbers)?;
+        // The first time each token is new, and so is the memory; the second time every decision is known, as it is
+        // to a node whose clients come back.
+        let first = bench.run_on(&stage, load, system, numbers)?;
+        let second = bench.run_on(&stage, load, system, numbers)?;
+        values.push(higher(opened, "1/s", opened_per_second_of_cpu(&second)));
+        if let Some(name) = memory_of {
+            let streams = first.connecting.wanted as f64;
+            values.push(lower(name, "B", memory(&first, false) / streams));
+        }
+        runs.extend([first, second]);
+    }
+    Ok(Measured { values, runs })
 }
 
 fn rooms(bench: &Bench, load: &LoadKind, system: &System) -> Result<Measured, CompareError> {

@@ -41,6 +41,9 @@ impl Fill {
         if let Some(redis) = &around.redis {
             values.push(("redis", redis.clone()));
         }
+        if let Some(keys) = &around.keys {
+            values.push(("keys", keys.display().to_string()));
+        }
         Ok(Self {
             system: system.name.clone(),
             values,

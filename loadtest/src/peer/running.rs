@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::fill::Fill;
 use super::{PeerError, System, tree};
-use crate::target::{Publish, Request, Target};
+use crate::target::{self, Publish, Target, With};
 
 /// How long a system may take to answer.
 const START: Duration = Duration::from_secs(15);
@@ -33,6 +33,10 @@ pub struct Surroundings {
     pub program: Option<PathBuf>,
     /// Shards of a gateway.
     pub shards: u32,
+    /// A directory with keys and a certificate.
+    pub keys: Option<PathBuf>,
+    /// The tokens of clients, one a line.
+    pub tokens: Option<PathBuf>,
 }
 
 /// A system that runs; it is stopped when this is dropped.
@@ -85,6 +89,7 @@ impl System {
                     },
                     (None, None) => return Err(fill.unknown("redis")),
                 },
+                tokens: around.tokens.clone(),
             },
             directory,
         };
@@ -171,12 +176,8 @@ impl Running {
                 || TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok();
             self.wait(deadline, answers, "does not answer")?;
         }
-        let (address, request) = (self.target.addresses[0], self.target.subscribe.clone());
-        self.wait(
-            deadline,
-            || opens_a_stream(address, &request),
-            "opens no stream",
-        )
+        let target = self.target.clone();
+        self.wait(deadline, || opens_a_stream(&target), "opens no stream")
     }
 
     /// Waits until something is so, the process ends, or the time is over.
@@ -246,17 +247,24 @@ impl Drop for Running {
 }
 
 /// Whether a subscription is answered with 200: some listen before they can serve.
-fn opens_a_stream(address: SocketAddr, subscribe: &Request) -> bool {
-    if subscribe.path == "/" {
+fn opens_a_stream(target: &Target) -> bool {
+    if target.subscribe.path == "/" {
         return true;
     }
-    let mut request = subscribe.clone();
+    let (address, mut request) = (target.addresses[0], target.subscribe.clone());
+    let tokens = target.tokens.as_ref().map(std::fs::read_to_string);
+    let tokens = target::tokens(&tokens.and_then(Result::ok).unwrap_or_default());
     let accept = ("Accept".to_owned(), "text/event-stream".to_owned());
     request.headers.extend([accept]);
     let probe = || {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        stream.write_all(&request.render(address, "probe", ""))?;
+        let with = With {
+            room: "probe",
+            token: tokens.first().map_or("", String::as_str),
+            ..With::default()
+        };
+        stream.write_all(&request.render(address, with))?;
         let mut status = [0; 12];
         stream.read_exact(&mut status)?;
         Ok::<_, io::Error>(status.ends_with(b" 200"))

@@ -8,7 +8,7 @@ use protocol::publish::{FUNCTION_NAME, PublishArgs, VERSION_FUNCTION_NAME, libra
 use redis::{Cmd, Parser, Value};
 use url::Url;
 
-use crate::target::Publish;
+use crate::target::{Publish, With};
 use crate::worker::response::{Part, Response};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -194,7 +194,14 @@ impl Wire {
         keep: Option<u64>,
     ) -> bool {
         let bytes = match publish {
-            Publish::Http { request, .. } => request.render(self.address, room, data),
+            Publish::Http { request, .. } => {
+                let with = With {
+                    room,
+                    data,
+                    ..With::default()
+                };
+                request.render(self.address, with)
+            }
             Publish::Function { .. } => {
                 let args = PublishArgs {
                     data: data.as_bytes(),

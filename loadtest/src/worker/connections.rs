@@ -12,6 +12,7 @@ use super::{Worker, socket};
 use crate::clock;
 use crate::plan::Plan;
 use crate::report::model::FaultKind;
+use crate::target::With;
 
 /// Which clients are to connect, and when.
 #[derive(Debug)]
@@ -79,6 +80,14 @@ impl Connections {
         self.next = (self.next + self.pause).max(now.saturating_sub(100_000_000));
         self.under_way += 1;
         Some(client)
+    }
+}
+
+/// The token of a client, among those of all.
+fn token_of(tokens: &[String], number: u64) -> &str {
+    match tokens.len() as u64 {
+        0 => "",
+        count => &tokens[(number % count) as usize],
     }
 }
 
@@ -156,7 +165,12 @@ impl Worker {
             return false;
         };
         let room = format!("{}{}", self.plan.room_prefix, client.room);
-        let mut request = self.plan.target.subscribe.render(host, &room, "");
+        let with = With {
+            room: &room,
+            token: token_of(&self.tokens, client.number),
+            ..With::default()
+        };
+        let mut request = self.plan.target.subscribe.render(host, with);
         // After the request line and `Host`, whatever else the template has.
         let lines: Vec<usize> = memchr::memmem::find_iter(&request, b"\r\n").collect();
         if let Some(second) = lines.get(1) {

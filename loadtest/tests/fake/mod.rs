@@ -25,6 +25,8 @@ pub enum Fault {
     NotAStream,
     /// Every publish is answered after 100 ms.
     SlowPublish,
+    /// Who does not say `token-N` in room N gets 401.
+    Tokens,
 }
 
 #[derive(Default)]
@@ -75,7 +77,7 @@ fn serve(mut stream: TcpStream, fault: Fault, state: &Mutex<State>) {
                 publish(&mut state.lock().unwrap(), fault, &room, &body);
                 let _ = stream.write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}");
             } else {
-                subscribe(&mut state.lock().unwrap(), fault, &room, &stream);
+                subscribe(&mut state.lock().unwrap(), fault, &room, &head, &stream);
             }
             bytes.drain(..length);
         }
@@ -96,11 +98,16 @@ fn request(bytes: &[u8]) -> Option<(String, &[u8], usize)> {
     Some((head, body, end + body.len()))
 }
 
-fn subscribe(state: &mut State, fault: Fault, room: &str, mut stream: &TcpStream) {
+fn subscribe(state: &mut State, fault: Fault, room: &str, asked: &str, mut stream: &TcpStream) {
     state.streams += 1;
+    let number = room.rsplit('-').next().unwrap_or_default();
+    let token = format!("token-{number}\r\n");
     let head = match fault {
         Fault::Refuse if state.streams == 2 => {
             "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nfull"
+        }
+        Fault::Tokens if !asked.contains(&token) => {
+            "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
         }
         Fault::NotAStream if state.streams == 2 => {
             "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<br>"

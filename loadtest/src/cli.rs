@@ -11,7 +11,8 @@ use clap_complete::Shell;
 
 use crate::plan::{Churn, Spread};
 use crate::serve::Serve;
-use values::{bytes, duration, header, per_second, share, spread};
+use crate::tls::Tls;
+use values::{HttpUrl, bytes, duration, header, per_second, share, spread};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -77,6 +78,9 @@ pub struct LoadArgs {
     /// Gateways; clients are spread over them, and pass over one that refuses connections. A path is a prefix: http://HOST:PORT/prefix
     #[arg(long, value_name = "URL", required = true, value_delimiter = ',')]
     pub url: Vec<String>,
+    /// PEM certificates that sign those of the gateways, for https:// [default: the ones of the system]
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     /// Event streams to hold open
     #[arg(long, short = 'c', default_value_t = 1_000)]
     pub connections: u64,
@@ -223,6 +227,17 @@ pub struct Output {
     pub quiet: bool,
 }
 
+/// Where the load goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gateways {
+    /// Their addresses.
+    pub addresses: Vec<SocketAddr>,
+    /// What their paths begin with.
+    pub prefix: String,
+    /// How they are spoken to; `None` without TLS.
+    pub tls: Option<Tls>,
+}
+
 /// `run` and `soak`.
 #[derive(Debug, Clone, Args)]
 pub struct Run {
@@ -284,20 +299,36 @@ pub struct Compare {
 }
 
 impl LoadArgs {
-    /// The addresses and the path prefix of the URLs.
+    /// The gateways of the URLs.
     ///
     /// # Errors
     /// A sentence for the user.
-    pub fn addresses(&self) -> Result<(Vec<SocketAddr>, String), String> {
-        let (mut addresses, mut prefix) = (Vec::new(), None);
+    pub fn gateways(&self) -> Result<Gateways, String> {
+        let (mut addresses, mut common) = (Vec::new(), None);
         for text in &self.url {
-            let (address, path) = values::http_url(text)?;
-            if prefix.get_or_insert_with(|| path.clone()) != &path {
+            let HttpUrl {
+                address,
+                path,
+                secure,
+            } = values::http_url(text)?;
+            let (prefix, host) = common.get_or_insert_with(|| (path.clone(), secure.clone()));
+            if *prefix != path {
                 return Err("all URLs need the same path prefix".to_owned());
+            }
+            if *host != secure {
+                return Err("all URLs need the same host where they are https://".to_owned());
             }
             addresses.push(address);
         }
-        Ok((addresses, prefix.unwrap_or_default()))
+        let (prefix, host) = common.unwrap_or_default();
+        Ok(Gateways {
+            addresses,
+            prefix,
+            tls: host.map(|name| Tls {
+                name,
+                ca_file: self.ca_file.clone(),
+            }),
+        })
     }
 
     /// Clients that leave and return.
@@ -345,8 +376,12 @@ mod tests {
             panic!("not a run")
         };
         let load = run.load;
-        let (addresses, prefix) = load.addresses().unwrap();
-        assert_eq!((addresses.len(), prefix.as_str()), (2, "/x"));
+        let gateways = load.gateways().unwrap();
+        assert_eq!(
+            (gateways.addresses.len(), gateways.prefix.as_str()),
+            (2, "/x")
+        );
+        assert_eq!(gateways.tls, None);
         assert_eq!((load.stalled.of(10), load.slow.of(10)), (3, 1));
         assert_eq!(load.duration, Duration::from_secs(60));
         assert_eq!(load.churn().unwrap().per_second, 5.0);

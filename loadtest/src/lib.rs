@@ -17,4 +17,5 @@ pub mod scenario;
 pub mod serve;
 pub mod system;
 pub mod target;
+pub mod tls;
 pub mod worker;

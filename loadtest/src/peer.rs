@@ -28,6 +28,7 @@ const KNOWN: &[(&str, &str)] = &[
         "gateway-tokens",
         include_str!("../peers/gateway-tokens.toml"),
     ),
+    ("gateway-tls", include_str!("../peers/gateway-tls.toml")),
     ("gateway-redis", include_str!("../peers/gateway-redis.toml")),
     ("floor", include_str!("../peers/floor.toml")),
     ("relay", include_str!("../peers/relay.toml")),
@@ -131,6 +132,9 @@ pub struct System {
     /// Whether it listens on its port: it is ready then; else as soon as it has written a line.
     #[serde(default = "yes")]
     listens: bool,
+    /// Whether it speaks TLS on its port, with the certificate in `@keys@`.
+    #[serde(default)]
+    tls: bool,
     /// The most streams that may be opening at a time, where it refuses some otherwise.
     pub at_once: Option<u64>,
     subscribe: Request,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::cli::{LoadArgs, PublishPath, Run, Storm};
+use crate::cli::{Gateways, LoadArgs, PublishPath, Run, Storm};
 use crate::load::{Load, LoadError, Setup};
 use crate::payload::Payloads;
 use crate::plan::{Plan, Spread};
@@ -138,7 +138,11 @@ fn publish_path(args: &LoadArgs) -> PublishPath {
 }
 
 fn setup(args: &LoadArgs, tick_ms: u64) -> Result<Setup, ScenarioError> {
-    let (addresses, prefix) = args.addresses().map_err(ScenarioError::Usage)?;
+    let Gateways {
+        addresses,
+        prefix,
+        tls,
+    } = args.gateways().map_err(ScenarioError::Usage)?;
     let path = format!("{prefix}/rooms/{{room}}/events");
     let redis = || {
         args.redis.clone().ok_or_else(|| {
@@ -162,6 +166,7 @@ fn setup(args: &LoadArgs, tick_ms: u64) -> Result<Setup, ScenarioError> {
                     body: "{data}".to_owned(),
                 },
                 addresses: addresses.clone(),
+                tls: tls.clone(),
             }
         }
     };
@@ -170,6 +175,7 @@ fn setup(args: &LoadArgs, tick_ms: u64) -> Result<Setup, ScenarioError> {
         subscribe: subscribe(args, path)?,
         publish: publish.clone(),
         tokens: args.tokens.clone(),
+        tls,
     };
     let samples = match &args.samples {
         None => None,

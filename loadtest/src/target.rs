@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::tls::Tls;
+
 /// A request as a template. `{room}` stands for the room's name, `{data}` for an event's data as it
 /// is, `{json}` for the data as a JSON string with its quotation marks, `{escaped}` for the same without, `{url}` for the data percent-encoded,
 /// `{token}` for the token of the client.
@@ -108,6 +110,8 @@ pub enum Publish {
         request: Request,
         /// Where to; the addresses of the streams, where there are none.
         addresses: Vec<SocketAddr>,
+        /// How they are spoken to; `None` without TLS.
+        tls: Option<Tls>,
     },
     /// By the publish function, in Redis.
     Function {
@@ -133,6 +137,8 @@ pub struct Target {
     /// A file with the tokens of clients, one a line: each shows that of its number, from the first line again after
     /// the last one. It is a file, so that no token is among the arguments of a process.
     pub tokens: Option<PathBuf>,
+    /// How its addresses are spoken to; `None` without TLS.
+    pub tls: Option<Tls>,
 }
 
 /// The tokens of a file, by line.

@@ -4,6 +4,7 @@
 pub mod check;
 mod client;
 mod connections;
+mod line;
 pub mod response;
 mod socket;
 mod tally;
@@ -21,8 +22,10 @@ use crate::control::{Order, Word};
 use crate::payload::Payloads;
 use crate::plan::Plan;
 use crate::target;
+use crate::tls::{Connector, TlsError};
 use client::{Client, Pace, Reading, State};
 use connections::Connections;
+use line::Line;
 use socket::Sources;
 use tally::Tally;
 
@@ -41,6 +44,9 @@ pub enum WorkerError {
     /// The system refuses something.
     #[error("a worker cannot go on: {0}")]
     System(#[from] io::Error),
+    /// The server cannot be spoken to.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// There are no tokens.
     #[error("the tokens cannot be read from {0}: {1}")]
     Tokens(PathBuf, #[source] io::Error),
@@ -79,14 +85,7 @@ pub fn run() -> Result<(), WorkerError> {
         }
     };
     let done = worker.turn_until_done(&orders);
-    // Closed in the ordinary way, each port would be taken for another minute: by the next run's measure.
-    for socket in worker
-        .clients
-        .iter()
-        .filter_map(|client| client.socket.as_ref())
-    {
-        socket::reset_on_close(socket);
-    }
+    worker.reset_on_close();
     match done {
         Ok(()) => Ok(()),
         Err(error) => {
@@ -137,6 +136,7 @@ struct Worker {
     tally: Tally,
     payloads: Payloads,
     tokens: Vec<String>,
+    tls: Option<Connector>,
     buffer: Vec<u8>,
     /// The greatest number that any client saw, by room.
     seen: Vec<u64>,
@@ -158,6 +158,8 @@ impl Worker {
                 .map(|text| target::tokens(&text))
                 .map_err(|error| WorkerError::Tokens(file.clone(), error))?,
         };
+        let tls = plan.target.tls.as_ref();
+        let tls = tls.map(|tls| tls.connector(false)).transpose()?;
         let pace = |number: u64| match number {
             n if n < plan.stalled => Pace::Stalled,
             n if n < plan.stalled + plan.slow => Pace::Slow,
@@ -185,6 +187,7 @@ impl Worker {
             next_slow: u64::MAX,
             next_churn: None,
             tokens,
+            tls,
             plan,
         })
     }
@@ -286,14 +289,16 @@ impl Worker {
         }
         let judgement = std::mem::take(&mut self.tally.judgement);
         say(&Word::Done(Box::new(judgement)));
-        // Ports that wait out their time would be missing in the next run.
-        for socket in self
+        self.reset_on_close();
+    }
+
+    /// Ports that wait out their time would be missing in the next run.
+    fn reset_on_close(&self) {
+        let lines = self
             .clients
             .iter()
-            .filter_map(|client| client.socket.as_ref())
-        {
-            socket::reset_on_close(socket);
-        }
+            .filter_map(|client| client.line.as_ref());
+        lines.for_each(Line::reset_on_close);
     }
 
     fn tick(&mut self, mark: Option<u64>) {
@@ -341,11 +346,12 @@ impl Worker {
         let mut left = budget;
         loop {
             let client = &mut self.clients[at];
-            let Some(socket) = &mut client.socket else {
+            let Some(line) = &mut client.line else {
                 return Ok(());
             };
+            let drained = line.is_drained_by_short_reads();
             let room = left.min(self.buffer.len());
-            let got = match io::Read::read(socket, &mut self.buffer[..room]) {
+            let got = match io::Read::read(line, &mut self.buffer[..room]) {
                 Ok(0) => {
                     self.closed(at);
                     return Ok(());
@@ -374,7 +380,7 @@ impl Worker {
             // A read that did not fill its buffer emptied the socket; what comes next is told anew.
             let stalled =
                 self.clients[at].pace == Pace::Stalled && self.clients[at].state == State::Open;
-            if (got < room && !closed) || left == 0 || stalled {
+            if (got < room && !closed && drained) || left == 0 || stalled {
                 return Ok(());
             }
         }

@@ -3,6 +3,7 @@
 
 mod fake;
 
+use fake::secure::Front;
 use fake::{Fault, Server};
 use loadtest::report::model::{FaultKind, Report};
 use std::process::Command;
@@ -14,16 +15,12 @@ fn run(fault: Fault) -> (i32, Report) {
 
 fn run_with(fault: Fault, more: &[&str]) -> (i32, Report) {
     let server = Server::start(fault);
+    run_at(&format!("http://{}", server.address()), more)
+}
+
+fn run_at(url: &str, more: &[&str]) -> (i32, Report) {
     let output = Command::new(env!("CARGO_BIN_EXE_sse-loadtest"))
-        .args([
-            "run",
-            "--url",
-            &server.url(),
-            "--connections",
-            "8",
-            "--rooms",
-            "2",
-        ])
+        .args(["run", "--url", url, "--connections", "8", "--rooms", "2"])
         .args([
             "--rate",
             "40",
@@ -225,6 +222,42 @@ fn each_client_shows_its_token() {
     std::fs::write(path, "token-0\n").unwrap();
     let (code, report) = run_with(Fault::Tokens, &cookie);
     assert_eq!((code, report.checking.ended), (1, 4));
+}
+
+#[test]
+fn clients_and_publishers_speak_tls() {
+    let secure = |fault| {
+        let front = Front::start(&Server::start(fault).address());
+        let ca_file = front.ca_file();
+        run_at(&front.url(), &["--ca-file", ca_file.to_str().unwrap()])
+    };
+    let (code, report) = secure(Fault::None);
+    assert_eq!(code, 0, "{:?}", report.checking);
+    assert_eq!(report.delivering.received, report.publishing.accepted * 4);
+    assert_eq!(report.connecting.opened, 8);
+    let (code, report) = secure(Fault::Lose(5));
+    assert_eq!((code, report.checking.lost), (1, 1));
+    let (code, report) = secure(Fault::BreakChunk(5));
+    assert_eq!((code, report.checking.garbled), (1, 1));
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_refused() {
+    let front = Front::start(&Server::start(Fault::None).address());
+    let other = Front::start("127.0.0.1:9");
+    for (more, word) in [
+        (other.ca_file(), "invalid peer certificate"),
+        ("/no/such/file".into(), "/no/such/file cannot be used"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_sse-loadtest"))
+            .args(["run", "--url", &front.url(), "-q", "--ca-file"])
+            .arg(more)
+            .output()
+            .unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(word), "{error}");
+    }
 }
 
 #[test]

@@ -89,21 +89,36 @@ pub(super) fn spread(text: &str) -> Result<Spread, String> {
     }
 }
 
-/// The address and the path of `http://HOST:PORT/path`, without a slash at the end.
-pub(super) fn http_url(text: &str) -> Result<(SocketAddr, String), String> {
+/// `http://HOST:PORT/path`.
+#[derive(Debug)]
+pub(super) struct HttpUrl {
+    pub(super) address: SocketAddr,
+    /// Without a slash at the end.
+    pub(super) path: String,
+    /// The host, where it is `https`.
+    pub(super) secure: Option<String>,
+}
+
+/// Reads the URL of a gateway.
+pub(super) fn http_url(text: &str) -> Result<HttpUrl, String> {
     let bad = |why: &str| format!("{text} is not a URL like http://127.0.0.1:8080: {why}");
     let url = Url::parse(text).map_err(|error| bad(&error.to_string()))?;
-    if url.scheme() != "http" {
-        return Err(bad("only http:// is supported"));
+    if !["http", "https"].contains(&url.scheme()) {
+        return Err(bad("only http:// and https:// are supported"));
     }
     let host = url.host_str().ok_or_else(|| bad("it names no host"))?;
-    let port = url.port().unwrap_or(80);
-    let address = (host.trim_matches(['[', ']']), port)
+    let host = host.trim_matches(['[', ']']);
+    let port = url.port_or_known_default().unwrap_or(80);
+    let address = (host, port)
         .to_socket_addrs()
         .map_err(|error| bad(&error.to_string()))?
         .next()
         .ok_or_else(|| bad("its host has no address"))?;
-    Ok((address, url.path().trim_end_matches('/').to_owned()))
+    Ok(HttpUrl {
+        address,
+        path: url.path().trim_end_matches('/').to_owned(),
+        secure: (url.scheme() == "https").then(|| host.to_owned()),
+    })
 }
 
 fn split(text: &str) -> (Option<f64>, &str) {
@@ -133,10 +148,17 @@ mod tests {
 
     #[test]
     fn urls_of_gateways_are_read() {
-        let (address, path) = http_url("http://127.0.0.1:8080/a/").unwrap();
-        assert_eq!((address.port(), path.as_str()), (8080, "/a"));
-        assert_eq!(http_url("http://[::1]:9").unwrap().0.to_string(), "[::1]:9");
-        assert!(http_url("https://127.0.0.1").is_err() && http_url("127.0.0.1:80").is_err());
+        let url = http_url("http://127.0.0.1:8080/a/").unwrap();
+        assert_eq!((url.address.port(), url.path.as_str()), (8080, "/a"));
+        assert_eq!(url.secure, None);
+        let url = http_url("http://[::1]:9").unwrap();
+        assert_eq!(url.address.to_string(), "[::1]:9");
+        let url = http_url("https://127.0.0.1").unwrap();
+        assert_eq!(
+            (url.address.port(), url.secure.as_deref()),
+            (443, Some("127.0.0.1"))
+        );
+        assert!(http_url("ftp://127.0.0.1").is_err() && http_url("127.0.0.1:80").is_err());
     }
 
     #[test]

@@ -101,6 +101,12 @@ pub(super) const LOADS: &[LoadKind] = &[
         measure: tokens,
     },
     LoadKind {
+        name: "tls",
+        about: "10,000 streams of one room over TLS, 5 events/s of 200 bytes",
+        kind: Kind::Only(&["gateway"]),
+        measure: tls,
+    },
+    LoadKind {
         name: "shards",
         about: "10,000 streams of one room, 5 events/s of 200 bytes; one shard and two, on both cores",
         kind: Kind::Only(&["gateway"]),
@@ -340,6 +346,39 @@ fn tokens(bench: &Bench, load: &LoadKind, open: &System) -> Result<Measured, Com
         runs.extend([first, second]);
     }
     Ok(Measured { values, runs })
+}
+
+fn tls(bench: &Bench, load: &LoadKind, _: &System) -> Result<Measured, CompareError> {
+    let report = bench.run(
+        load,
+        &System::known("gateway-tls")?,
+        Numbers {
+            clients: 10_000,
+            ..Numbers::default()
+        },
+    )?;
+    let streams = report.connecting.wanted as f64;
+    Ok(Measured {
+        values: vec![
+            lower(
+                "memory per stream, TLS",
+                "B",
+                memory(&report, false) / streams,
+            ),
+            lower(
+                "memory per stream after events, TLS",
+                "B",
+                memory(&report, true) / streams,
+            ),
+            higher(
+                "streams opened per second of CPU, TLS",
+                "1/s",
+                opened_per_second_of_cpu(&report),
+            ),
+            lower("CPU per delivery, TLS", "µs", cpu_per_delivery(&report)),
+        ],
+        runs: vec![report],
+    })
 }
 
 fn rooms(bench: &Bench, load: &LoadKind, system: &System) -> Result<Measured, CompareError> {

@@ -222,6 +222,12 @@ const SPECS: &[Spec] = &[
         must: 150.0,
         aim: 100.0,
     },
+    plain(
+        "memory per idle TLS stream, bytes",
+        side("tls", "memory per stream, TLS", GW),
+        10_240.0,
+        8_192.0,
+    ),
     spec(
         "p50, fan-out, to Nchan",
         side("fanout", P50, GW),

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use super::fill::Fill;
 use super::{PeerError, System, tree};
 use crate::target::{self, Publish, Target, With};
+use crate::tls::{Duplex, Tls};
 
 /// How long a system may take to answer.
 const START: Duration = Duration::from_secs(15);
@@ -67,6 +68,10 @@ impl System {
         }
         let address =
             |port: usize| SocketAddr::from((Ipv4Addr::LOCALHOST, ports[(port - 1).min(2)]));
+        let tls = self.tls.then(|| Tls {
+            name: Ipv4Addr::LOCALHOST.to_string(),
+            ca_file: around.keys.as_ref().map(|keys| keys.join("cert.pem")),
+        });
         let mut running = Running {
             name: self.name.clone(),
             children: Vec::new(),
@@ -78,6 +83,7 @@ impl System {
                     (Some(request), _) => Publish::Http {
                         request: fill.request(request)?,
                         addresses: vec![address(self.publish.port)],
+                        tls: tls.clone().filter(|_| self.publish.port == 1),
                     },
                     (None, Some(redis)) if self.publish.redis.as_deref() == Some("xadd") => {
                         Publish::Xadd {
@@ -90,6 +96,7 @@ impl System {
                     (None, None) => return Err(fill.unknown("redis")),
                 },
                 tokens: around.tokens.clone(),
+                tls,
             },
             directory,
         };
@@ -257,16 +264,18 @@ fn opens_a_stream(target: &Target) -> bool {
     let accept = ("Accept".to_owned(), "text/event-stream".to_owned());
     request.headers.extend([accept]);
     let probe = || {
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
+        let stream = TcpStream::connect_timeout(&address, Duration::from_millis(200))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let session = target.tls.as_ref().map(Tls::session).transpose();
+        let stream = Duplex::new(stream, session.map_err(io::Error::other)?)?;
         let with = With {
             room: "probe",
             token: tokens.first().map_or("", String::as_str),
             ..With::default()
         };
-        stream.write_all(&request.render(address, with))?;
+        (&stream).write_all(&request.render(address, with))?;
         let mut status = [0; 12];
-        stream.read_exact(&mut status)?;
+        (&stream).read_exact(&mut status)?;
         Ok::<_, io::Error>(status.ends_with(b" 200"))
     };
     probe().unwrap_or(false)

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::publish::{FUNCTION_NAME, PublishArgs, VERSION_FUNCTION_NAME, library};
@@ -9,6 +10,7 @@ use redis::{Cmd, Parser, Value};
 use url::Url;
 
 use crate::target::{Publish, With};
+use crate::tls::{Duplex, Tls, TlsError};
 use crate::worker::response::{Part, Response};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +26,9 @@ pub enum WireError {
     /// Not a URL that this tool can use.
     #[error("{0} is not a URL like redis://user:password@127.0.0.1:6379/0: {1}")]
     Url(String, &'static str),
+    /// The server cannot be spoken to.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Redis refuses.
     #[error("Redis refuses {0}: {1}")]
     Refused(&'static str, String),
@@ -31,14 +36,20 @@ pub enum WireError {
 
 /// The half that sends.
 pub(super) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     address: SocketAddr,
     window: usize,
 }
 
+/// What bytes are written to.
+enum Stream {
+    Plain(TcpStream),
+    Http(Arc<Duplex>),
+}
+
 /// The half that reads what became of it.
 pub(super) enum Answers {
-    Http(TcpStream),
+    Http(Arc<Duplex>),
     Redis(TcpStream, Parser),
 }
 
@@ -134,6 +145,13 @@ fn open(address: SocketAddr) -> Result<TcpStream, WireError> {
     Ok(stream)
 }
 
+/// Connects for HTTP/1.1, over TLS where that is asked for.
+fn connect(address: SocketAddr, tls: Option<&Tls>) -> Result<Duplex, WireError> {
+    let failed = |error| WireError::Connect(address.to_string(), error);
+    let session = tls.map(Tls::session).transpose()?;
+    Duplex::new(open(address)?, session).map_err(failed)
+}
+
 /// Puts in place what publishing needs.
 pub(super) fn prepare(publish: &Publish) -> Result<(), WireError> {
     let Publish::Function { redis } = publish else {
@@ -152,32 +170,30 @@ pub(super) fn prepare(publish: &Publish) -> Result<(), WireError> {
 
 impl Wire {
     pub(super) fn connect(publish: &Publish, at: usize) -> Result<(Self, Answers), WireError> {
-        let (stream, address, parser, window) = match publish {
-            Publish::Http { addresses, .. } => {
+        match publish {
+            Publish::Http { addresses, tls, .. } => {
                 let address = addresses[at % addresses.len()];
-                (open(address)?, address, None, 1)
+                let stream = Arc::new(connect(address, tls.as_ref())?);
+                let wire = Self {
+                    stream: Stream::Http(stream.clone()),
+                    address,
+                    window: 1,
+                };
+                Ok((wire, Answers::Http(stream)))
             }
             Publish::Function { redis } | Publish::Xadd { redis } => {
+                let failed = |error| WireError::Connect(redis.clone(), error);
                 let Redis { stream, parser } = Redis::connect(redis)?;
-                let address = stream
-                    .peer_addr()
-                    .map_err(|error| WireError::Connect(redis.clone(), error))?;
-                (stream, address, Some(parser), 4_096)
+                let address = stream.peer_addr().map_err(failed)?;
+                let reader = stream.try_clone().map_err(failed)?;
+                let wire = Self {
+                    stream: Stream::Plain(stream),
+                    address,
+                    window: 4_096,
+                };
+                Ok((wire, Answers::Redis(reader, parser)))
             }
-        };
-        let reader = stream
-            .try_clone()
-            .map_err(|error| WireError::Connect(address.to_string(), error))?;
-        let answers = match parser {
-            Some(parser) => Answers::Redis(reader, parser),
-            None => Answers::Http(reader),
-        };
-        let wire = Self {
-            stream,
-            address,
-            window,
-        };
-        Ok((wire, answers))
+        }
     }
 
     /// Events that may be under way at once: an HTTP connection takes one request after the other.
@@ -220,13 +236,21 @@ impl Wire {
                 command.arg("*").arg("data").arg(data).get_packed_command()
             }
         };
-        self.stream.write_all(&bytes).is_ok()
+        let written = match &mut self.stream {
+            Stream::Plain(stream) => stream.write_all(&bytes),
+            Stream::Http(stream) => (&**stream).write_all(&bytes),
+        };
+        written.is_ok()
     }
 
     /// Ends the connection, so that the half that reads notices.
     pub(super) fn shut(&self) {
         // It may be closed already.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = match &self.stream {
+            Stream::Plain(stream) => stream,
+            Stream::Http(stream) => stream.socket(),
+        }
+        .shutdown(Shutdown::Both);
     }
 }
 
@@ -247,7 +271,7 @@ impl Answers {
                 let (mut response, mut buffer) = (Response::default(), [0; 4_096]);
                 let (mut status, mut complete) = (0, false);
                 while !complete {
-                    let got = stream.read(&mut buffer)?;
+                    let got = (&**stream).read(&mut buffer)?;
                     if got == 0 {
                         return Err(io::ErrorKind::UnexpectedEof.into());
                     }

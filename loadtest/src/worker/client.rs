@@ -1,9 +1,9 @@
 //! One client: its stream, what it read, and what it must read next.
 
-use mio::net::TcpStream;
 use protocol::sse::decode::{Decoder, Message};
 
 use super::check::{Check, Seen};
+use super::line::Line;
 use super::response::{Part, Response, ResponseError};
 use super::tally::Tally;
 use crate::payload::Payloads;
@@ -42,7 +42,7 @@ pub struct Client {
     pub(super) room: u32,
     pub(super) pace: Pace,
     pub(super) state: State,
-    pub(super) socket: Option<TcpStream>,
+    pub(super) line: Option<Line>,
     /// Connections so far.
     pub(super) turns: u32,
     /// Connections that were refused in a row.
@@ -83,7 +83,7 @@ impl Client {
             room,
             pace,
             state: State::Away,
-            socket: None,
+            line: None,
             turns: 0,
             refused: 0,
             connect_began: 0,
@@ -113,7 +113,7 @@ impl Client {
 
     /// Forgets the connection.
     pub(super) fn leave(&mut self) {
-        self.socket = None;
+        self.line = None;
         self.state = State::Away;
         self.response = Response::default();
         self.decoder.reconnect();

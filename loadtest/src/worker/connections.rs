@@ -6,9 +6,10 @@ use std::io::{self, Write};
 
 use mio::{Interest, Token};
 
+use super::Worker;
 use super::client::{Change, Pace, State};
+use super::line::Line;
 use super::response::ResponseError;
-use super::{Worker, socket};
 use crate::clock;
 use crate::plan::Plan;
 use crate::report::model::FaultKind;
@@ -120,7 +121,7 @@ impl Worker {
                 self.poll
                     .registry()
                     .register(&mut socket, token, interest)?;
-                client.socket = Some(socket);
+                client.line = Some(Line::new(socket, self.tls.as_ref())?);
                 Ok(())
             }
             // More descriptors will not come by waiting.
@@ -138,16 +139,21 @@ impl Worker {
 
     /// A socket became readable or writable.
     pub(super) fn ready(&mut self, at: usize, writable: bool, closed: bool) -> io::Result<()> {
-        if writable && self.clients[at].state == State::Connecting && !self.ask(at) {
-            {
-                self.closed(at);
-                return Ok(());
-            }
+        let asks = self.clients[at].state == State::Connecting;
+        if writable && !(if asks { self.ask(at) } else { self.flush(at) }) {
+            self.closed(at);
+            return Ok(());
         }
         match self.clients[at].state {
             State::Asked | State::Open => self.read(at, usize::MAX, closed),
             State::Away | State::Connecting | State::Ended => Ok(()),
         }
+    }
+
+    /// Sends what a handshake still has to send; whether that went well.
+    fn flush(&mut self, at: usize) -> bool {
+        let line = self.clients[at].line.as_mut();
+        line.is_none_or(|line| line.flush().is_ok())
     }
 
     /// Sends the request; whether that went well.
@@ -158,10 +164,10 @@ impl Worker {
         if !id.is_empty() {
             headers.push_str(&format!("Last-Event-ID: {id}\r\n"));
         }
-        let Some(socket) = &mut client.socket else {
+        let Some(line) = &mut client.line else {
             return false;
         };
-        let (Ok(None), Ok(host)) = (socket.take_error(), socket.peer_addr()) else {
+        let (Ok(None), Ok(host)) = (line.socket().take_error(), line.socket().peer_addr()) else {
             return false;
         };
         let room = format!("{}{}", self.plan.room_prefix, client.room);
@@ -178,7 +184,7 @@ impl Worker {
         }
         client.state = State::Asked;
         // A fresh socket's buffer takes a request whole.
-        socket.write_all(&request).is_ok()
+        line.write_all(&request).is_ok()
     }
 
     /// What bytes changed about a client.
@@ -227,10 +233,8 @@ impl Worker {
         }
         self.note_progress(at, now);
         if change.complete {
-            {
-                self.closed(at);
-                return Ok(());
-            }
+            self.closed(at);
+            return Ok(());
         }
         Ok(())
     }
@@ -252,9 +256,9 @@ impl Worker {
             client.settle(now, &mut self.tally);
         }
         if client.pace != Pace::Prompt
-            && let Some(socket) = &mut client.socket
+            && let Some(line) = &mut client.line
         {
-            self.poll.registry().deregister(socket)?;
+            self.poll.registry().deregister(line.socket())?;
         }
         self.tell_if_full();
         Ok(())
@@ -285,8 +289,8 @@ impl Worker {
     /// Closes a stream at once, and lets its client come back.
     pub(super) fn cut(&mut self, at: u32, back: u64) {
         let client = &self.clients[at as usize];
-        if let Some(socket) = &client.socket {
-            socket::reset_on_close(socket);
+        if let Some(line) = &client.line {
+            line.reset_on_close();
             self.leave(at, back);
         }
     }

@@ -1,5 +1,7 @@
 //! An event-stream server with one fault.
 
+pub mod secure;
+
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -58,8 +60,8 @@ impl Server {
         Self { port }
     }
 
-    pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 }
 

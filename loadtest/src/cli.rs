@@ -121,6 +121,10 @@ pub struct LoadArgs {
         hide_env_values = true
     )]
     pub publish_key: Option<String>,
+    /// Speaks HTTP/2, with so many streams on each connection; without TLS by prior knowledge [default: HTTP/1.1, a
+    /// connection for each stream]
+    #[arg(long, value_name = "STREAMS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub http2: Option<u32>,
     /// Tokens of clients, one a line: each shows that of its number, from the first again after the last. Sent as
     /// `Authorization: Bearer`, unless a header has {token}
     #[arg(long, value_name = "FILE")]

@@ -82,6 +82,8 @@ pub struct Plan {
     pub connect_rate: f64,
     /// Connections of one worker that may be under way at once.
     pub connect_window: u64,
+    /// Clients that share a connection, over HTTP/2; without it, each has one of its own.
+    pub http2: Option<u32>,
     /// Addresses to connect from, taken in turn; none leaves it to the system.
     pub sources: Vec<IpAddr>,
     /// Clients that stop reading once their stream is open: the first ones.

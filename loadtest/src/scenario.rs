@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::cli::{Gateways, LoadArgs, PublishPath, Run, Storm};
+use crate::cli::{Gateways, LoadArgs, PublishPath, Run, Share, Storm};
 use crate::load::{Load, LoadError, Setup};
 use crate::payload::Payloads;
 use crate::plan::{Plan, Spread};
@@ -107,6 +107,12 @@ fn label(mut report: Report, args: &LoadArgs, scenario: &str) -> Report {
             },
         ),
     ];
+    if let Some(streams) = args.http2 {
+        load.push((
+            "HTTP/2".to_owned(),
+            format!("{streams} streams on each connection"),
+        ));
+    }
     if let Some(file) = &args.tokens {
         load.push(("tokens".to_owned(), format!("lines of {}", file.display())));
     }
@@ -188,15 +194,18 @@ fn setup(args: &LoadArgs, tick_ms: u64) -> Result<Setup, ScenarioError> {
             "at least one connection and one room are needed".to_owned(),
         ));
     }
+    if args.http2.is_some() && (args.stalled, args.slow) != (Share::Count(0), Share::Count(0)) {
+        return Err(ScenarioError::Usage(
+            "--stalled and --slow need a connection for each client: leave --http2 out".to_owned(),
+        ));
+    }
+    let sockets = sockets_for(args.connections, args.http2);
     let room_prefix = args.room_prefix.clone().unwrap_or_else(random_prefix);
     let plan = Plan {
         worker: 0,
-        workers: args
-            .workers
-            .unwrap_or_else(|| workers_for(args.connections))
-            .max(1),
+        workers: args.workers.unwrap_or_else(|| workers_for(sockets)).max(1),
         sources: match args.source.as_slice() {
-            [] => sources_for(args.connections, &target.addresses),
+            [] => sources_for(sockets, &target.addresses),
             given => given.to_vec(),
         },
         target,
@@ -206,6 +215,7 @@ fn setup(args: &LoadArgs, tick_ms: u64) -> Result<Setup, ScenarioError> {
         spread: args.spread,
         connect_rate: args.connect_rate,
         connect_window: args.connect_window,
+        http2: args.http2,
         stalled: args.stalled.of(args.connections),
         slow: args.slow.of(args.connections),
         slow_rate: args.slow_rate as u64,
@@ -272,6 +282,12 @@ pub fn random_prefix() -> String {
         .take(6)
         .collect();
     format!("load-{word}-")
+}
+
+/// Connections of so many clients, where so many share one.
+#[must_use]
+pub fn sockets_for(clients: u64, shared: Option<u32>) -> u64 {
+    clients.div_ceil(u64::from(shared.unwrap_or(1).max(1)))
 }
 
 /// Worker processes for so many connections: each has a share of the descriptors that one process may have.

@@ -4,6 +4,7 @@
 pub mod check;
 mod client;
 mod connections;
+mod http2;
 mod line;
 pub mod response;
 mod socket;
@@ -25,6 +26,7 @@ use crate::target;
 use crate::tls::{Connector, TlsError};
 use client::{Client, Pace, Reading, State};
 use connections::Connections;
+use http2::{SHARED, Shared};
 use line::Line;
 use socket::Sources;
 use tally::Tally;
@@ -132,6 +134,8 @@ struct Worker {
     poll: Poll,
     clients: Vec<Client>,
     connections: Connections,
+    /// Where clients share connections.
+    shared: Option<Shared>,
     sources: Sources,
     tally: Tally,
     payloads: Payloads,
@@ -159,7 +163,9 @@ impl Worker {
                 .map_err(|error| WorkerError::Tokens(file.clone(), error))?,
         };
         let tls = plan.target.tls.as_ref();
-        let tls = tls.map(|tls| tls.connector(false)).transpose()?;
+        let tls = tls
+            .map(|tls| tls.connector(plan.http2.is_some()))
+            .transpose()?;
         let pace = |number: u64| match number {
             n if n < plan.stalled => Pace::Stalled,
             n if n < plan.stalled + plan.slow => Pace::Slow,
@@ -173,6 +179,7 @@ impl Worker {
         Ok(Self {
             poll,
             connections: Connections::new(&plan),
+            shared: Shared::new(&plan, clients.len()),
             sources: Sources::new(plan.sources.clone(), plan.worker, plan.workers),
             clients,
             tally: Tally::default(),
@@ -194,8 +201,12 @@ impl Worker {
 
     fn turn_until_done(&mut self, orders: &Receiver<Order>) -> io::Result<()> {
         let mut events = Events::with_capacity(1_024);
+        let mut answered = true;
         loop {
-            let wait = self.next_timer().saturating_sub(clock::now());
+            let wait = match answered {
+                true => self.next_timer().saturating_sub(clock::now()),
+                false => 0,
+            };
             match self
                 .poll
                 .poll(&mut events, Some(Duration::from_nanos(wait)))
@@ -204,9 +215,13 @@ impl Worker {
                 _ => {}
             }
             for event in &events {
-                if event.token() != WAKER {
-                    let closed = event.is_read_closed() || event.is_error();
-                    self.ready(event.token().0, event.is_writable(), closed)?;
+                let closed = event.is_read_closed() || event.is_error();
+                match event.token() {
+                    WAKER => {}
+                    Token(at) => match at.checked_sub(SHARED) {
+                        Some(key) => self.shared_ready(key, event.is_writable() || closed)?,
+                        None => self.ready(at, event.is_writable(), closed)?,
+                    },
                 }
             }
             loop {
@@ -221,6 +236,7 @@ impl Worker {
                 }
             }
             self.timers(clock::now())?;
+            answered = self.answer_calls()?;
         }
     }
 
@@ -299,6 +315,9 @@ impl Worker {
             .iter()
             .filter_map(|client| client.line.as_ref());
         lines.for_each(Line::reset_on_close);
+        if let Some(shared) = &self.shared {
+            shared.reset_on_close();
+        }
     }
 
     fn tick(&mut self, mark: Option<u64>) {

@@ -3,8 +3,7 @@
 
 mod fake;
 
-use fake::secure::Front;
-use fake::{Fault, Server};
+use fake::{Fault, Server, secure, shared};
 use loadtest::report::model::{FaultKind, Report};
 use std::process::Command;
 
@@ -227,7 +226,7 @@ fn each_client_shows_its_token() {
 #[test]
 fn clients_and_publishers_speak_tls() {
     let secure = |fault| {
-        let front = Front::start(&Server::start(fault).address());
+        let front = secure::Front::start(&Server::start(fault).address());
         let ca_file = front.ca_file();
         run_at(&front.url(), &["--ca-file", ca_file.to_str().unwrap()])
     };
@@ -242,9 +241,52 @@ fn clients_and_publishers_speak_tls() {
 }
 
 #[test]
+fn clients_share_connections_and_are_checked_all_the_same() {
+    let on_two = |fault| {
+        let front = shared::Front::start(&Server::start(fault).address(), usize::MAX);
+        let (code, report) = run_at(&front.url(), &["--http2", "4"]);
+        assert_eq!(front.connections(), 2);
+        (code, report)
+    };
+    let (code, report) = on_two(Fault::None);
+    assert_eq!(code, 0, "{:?}", report.checking);
+    assert_eq!(report.delivering.received, report.publishing.accepted * 4);
+    assert_eq!(report.delivering.latency.count, report.delivering.received);
+    assert_eq!(report.connecting.opened, 8);
+    let (code, report) = on_two(Fault::Lose(5));
+    assert_eq!((code, report.checking.lost), (1, 1));
+    let (code, report) = on_two(Fault::Repeat(5));
+    assert_eq!((code, report.checking.repeated), (1, 1));
+    let (code, report) = on_two(Fault::Reorder(5));
+    assert_eq!((code, report.checking.reordered), (1, 1));
+    let (code, report) = on_two(Fault::Garble(5));
+    assert_eq!((code, report.checking.garbled), (1, 1));
+    let (code, report) = on_two(Fault::Reset(5));
+    assert_eq!((code, report.checking.told), (1, 1));
+    // A stream that is reset ends alone, and its client comes back on the same connection.
+    let (_, report) = on_two(Fault::BreakChunk(5));
+    assert_eq!((report.checking.closed, report.checking.garbled), (1, 0));
+    for fault in [Fault::Refuse, Fault::NotAStream] {
+        let (code, report) = on_two(fault);
+        assert_eq!((code, report.checking.ended), (1, 1));
+        assert_eq!(report.connecting.opened, 7);
+    }
+}
+
+#[test]
+fn clients_whose_connection_is_gone_come_back_on_others() {
+    let front = shared::Front::start(&Server::start(Fault::None).address(), 3);
+    let (code, report) = run_at(&front.url(), &["--http2", "4"]);
+    assert_eq!(code, 0, "{:?}", report.checking);
+    assert_eq!(front.connections(), 3);
+    assert_eq!(report.checking.closed + report.connecting.failed, 4);
+    assert_eq!(report.delivering.received, report.publishing.accepted * 4);
+}
+
+#[test]
 fn a_certificate_that_nobody_vouches_for_is_refused() {
-    let front = Front::start(&Server::start(Fault::None).address());
-    let other = Front::start("127.0.0.1:9");
+    let front = secure::Front::start(&Server::start(Fault::None).address());
+    let other = secure::Front::start("127.0.0.1:9");
     for (more, word) in [
         (other.ca_file(), "invalid peer certificate"),
         ("/no/such/file".into(), "/no/such/file cannot be used"),

@@ -18,7 +18,7 @@ use crate::peer::{Running, Surroundings, System};
 use crate::plan::{Plan, Spread};
 use crate::publisher::{Publisher, Work};
 use crate::report::model::Report;
-use crate::scenario::{random_prefix, sources_for, workers_for};
+use crate::scenario::{random_prefix, sockets_for, sources_for, workers_for};
 
 /// A load in numbers.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,8 @@ pub(super) struct Numbers {
     pub(super) cut: Option<f64>,
     /// What the rooms' names begin with; a random word where it is empty.
     pub(super) prefix: &'static str,
+    /// Clients that share a connection, over HTTP/2.
+    pub(super) http2: Option<u32>,
     /// How the tokens of clients are signed, where the system wants some.
     pub(super) tokens: Option<Algorithm>,
 }
@@ -55,6 +57,7 @@ impl Default for Numbers {
             both_cores: false,
             cut: None,
             prefix: "",
+            http2: None,
             tokens: None,
         }
     }
@@ -233,9 +236,10 @@ impl Bench {
 
     fn setup(&self, stage: &Stage, numbers: &Numbers) -> Setup {
         let target = stage.running.target().clone();
+        let sockets = sockets_for(numbers.clients, numbers.http2);
         let plan = Plan {
             worker: 0,
-            workers: workers_for(numbers.clients),
+            workers: workers_for(sockets),
             room_prefix: match numbers.prefix {
                 "" => random_prefix(),
                 prefix => prefix.to_owned(),
@@ -245,7 +249,8 @@ impl Bench {
             spread: Spread::Even,
             connect_rate: 0.0,
             connect_window: numbers.window,
-            sources: sources_for(numbers.clients, &target.addresses),
+            http2: numbers.http2,
+            sources: sources_for(sockets, &target.addresses),
             stalled: numbers.stalled,
             slow: 0,
             slow_rate: 0,

@@ -1,6 +1,6 @@
 //! The loads of a comparison, and what is read from each.
 
-use jsonwebtoken::Algorithm;
+mod exposed;
 
 use super::bench::{Bench, Numbers};
 use super::{CompareError, Measured, Value};
@@ -98,13 +98,19 @@ pub(super) const LOADS: &[LoadKind] = &[
         name: "tokens",
         about: "10,000 streams of one room, opened twice as fast as they are answered; open to all, then with a token and a user each",
         kind: Kind::Only(&["gateway"]),
-        measure: tokens,
+        measure: exposed::tokens,
     },
     LoadKind {
         name: "tls",
         about: "10,000 streams of one room over TLS, 5 events/s of 200 bytes",
         kind: Kind::Only(&["gateway"]),
-        measure: tls,
+        measure: exposed::tls,
+    },
+    LoadKind {
+        name: "http2",
+        about: "10,000 streams of one room, 5 events/s of 200 bytes; each on a connection of its own, then on 100 that speak HTTP/2",
+        kind: Kind::Only(&["gateway"]),
+        measure: exposed::http2,
     },
     LoadKind {
         name: "shards",
@@ -301,84 +307,6 @@ fn accept(bench: &Bench, load: &LoadKind, system: &System) -> Result<Measured, C
 fn opened_per_second_of_cpu(report: &Report) -> f64 {
     let cpu: f64 = report.processes.iter().map(|p| p.cpu_connecting).sum();
     report.connecting.opened as f64 / cpu.max(0.01)
-}
-
-fn tokens(bench: &Bench, load: &LoadKind, open: &System) -> Result<Measured, CompareError> {
-    let closed = System::known("gateway-tokens")?;
-    let (mut values, mut runs) = (Vec::new(), Vec::new());
-    for (system, tokens, opened, memory_of) in [
-        (
-            open,
-            None,
-            "streams opened per second of CPU, open rooms",
-            Some("memory per stream, open rooms"),
-        ),
-        (
-            &closed,
-            Some(Algorithm::HS256),
-            "streams opened per second of CPU, HS256",
-            Some("memory per stream, with token and user"),
-        ),
-        (
-            &closed,
-            Some(Algorithm::ES256),
-            "streams opened per second of CPU, ES256",
-            None,
-        ),
-    ] {
-        let numbers = bench.scaled(Numbers {
-            clients: 10_000,
-            rate: 1.0,
-            seconds: 1.0,
-            tokens,
-            ..Numbers::default()
-        });
-        let stage = bench.start(system, &numbers)?;
-        // The first time each token is new, and so is the memory; the second time every decision is known, as it is
-        // to a node whose clients come back.
-        let first = bench.run_on(&stage, load, system, numbers)?;
-        let second = bench.run_on(&stage, load, system, numbers)?;
-        values.push(higher(opened, "1/s", opened_per_second_of_cpu(&second)));
-        if let Some(name) = memory_of {
-            let streams = first.connecting.wanted as f64;
-            values.push(lower(name, "B", memory(&first, false) / streams));
-        }
-        runs.extend([first, second]);
-    }
-    Ok(Measured { values, runs })
-}
-
-fn tls(bench: &Bench, load: &LoadKind, _: &System) -> Result<Measured, CompareError> {
-    let report = bench.run(
-        load,
-        &System::known("gateway-tls")?,
-        Numbers {
-            clients: 10_000,
-            ..Numbers::default()
-        },
-    )?;
-    let streams = report.connecting.wanted as f64;
-    Ok(Measured {
-        values: vec![
-            lower(
-                "memory per stream, TLS",
-                "B",
-                memory(&report, false) / streams,
-            ),
-            lower(
-                "memory per stream after events, TLS",
-                "B",
-                memory(&report, true) / streams,
-            ),
-            higher(
-                "streams opened per second of CPU, TLS",
-                "1/s",
-                opened_per_second_of_cpu(&report),
-            ),
-            lower("CPU per delivery, TLS", "µs", cpu_per_delivery(&report)),
-        ],
-        runs: vec![report],
-    })
 }
 
 fn rooms(bench: &Bench, load: &LoadKind, system: &System) -> Result<Measured, CompareError> {

@@ -228,6 +228,20 @@ const SPECS: &[Spec] = &[
         10_240.0,
         8_192.0,
     ),
+    plain(
+        "memory per idle stream, 100 on an HTTP/2 connection, bytes",
+        side("http2", "memory per stream, HTTP/2", GW),
+        2_048.0,
+        1_536.0,
+    ),
+    spec(
+        "CPU per delivery, HTTP/2, to HTTP/1.1",
+        side("http2", "CPU per delivery, HTTP/2", GW),
+        side("http2", "CPU per delivery, HTTP/1.1", GW),
+        Better::Lower,
+        1.3,
+        1.0,
+    ),
     spec(
         "p50, fan-out, to Nchan",
         side("fanout", P50, GW),

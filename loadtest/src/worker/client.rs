@@ -3,6 +3,7 @@
 use protocol::sse::decode::{Decoder, Message};
 
 use super::check::{Check, Seen};
+use super::http2::Stream;
 use super::line::Line;
 use super::response::{Part, Response, ResponseError};
 use super::tally::Tally;
@@ -42,7 +43,11 @@ pub struct Client {
     pub(super) room: u32,
     pub(super) pace: Pace,
     pub(super) state: State,
+    /// Its connection, where it has one of its own.
     pub(super) line: Option<Line>,
+    /// The connection that it shares, and its stream there.
+    pub(super) carrier: Option<usize>,
+    pub(super) stream: Option<Stream>,
     /// Connections so far.
     pub(super) turns: u32,
     /// Connections that were refused in a row.
@@ -84,6 +89,8 @@ impl Client {
             pace,
             state: State::Away,
             line: None,
+            carrier: None,
+            stream: None,
             turns: 0,
             refused: 0,
             connect_began: 0,
@@ -111,12 +118,14 @@ impl Client {
         self.decoder.last_event_id()
     }
 
-    /// Forgets the connection.
-    pub(super) fn leave(&mut self) {
+    /// Forgets the connection: the one that it has shared.
+    pub(super) fn leave(&mut self) -> Option<usize> {
         self.line = None;
+        self.stream = None;
         self.state = State::Away;
         self.response = Response::default();
         self.decoder.reconnect();
+        self.carrier.take()
     }
 
     /// Takes bytes of the answer.
@@ -126,39 +135,45 @@ impl Client {
         reading: &mut Reading<'_>,
     ) -> Result<Change, ResponseError> {
         let mut change = Change::default();
-        let Self {
-            response,
-            decoder,
-            check,
-            ..
-        } = self;
-        let mut events = Events {
-            number: self.number,
-            room: self.room,
-            opened_at: self.opened_at,
-            check,
-            reading,
-        };
-        response.feed(bytes, |part| match part {
+        let mut response = std::mem::take(&mut self.response);
+        let fed = response.feed(bytes, |part| self.take(part, &mut change, reading));
+        self.response = response;
+        fed?;
+        self.settle(reading.now, reading.tally);
+        Ok(change)
+    }
+
+    /// Takes a part of the answer, where the connection tells the parts.
+    pub(super) fn part(&mut self, part: Part<'_>, reading: &mut Reading<'_>) -> Change {
+        let mut change = Change::default();
+        self.take(part, &mut change, reading);
+        self.settle(reading.now, reading.tally);
+        change
+    }
+
+    fn take(&mut self, part: Part<'_>, change: &mut Change, reading: &mut Reading<'_>) {
+        match part {
             Part::Head {
                 status: 200,
                 event_stream: true,
             } => {
                 change.opened = true;
-                events.opened_at = events.reading.now;
+                self.opened_at = reading.now;
             }
             Part::Head { status, .. } => change.ended = Some(status),
             Part::Body(body) if change.ended.is_none() => {
-                decoder.feed(body, |message| events.take(message));
+                let mut events = Events {
+                    number: self.number,
+                    room: self.room,
+                    opened_at: self.opened_at,
+                    check: &mut self.check,
+                    reading,
+                };
+                self.decoder.feed(body, |message| events.take(message));
             }
             Part::Body(_) => {}
             Part::End => change.complete = true,
-        })?;
-        if change.opened {
-            self.opened_at = reading.now;
         }
-        self.settle(reading.now, reading.tally);
-        Ok(change)
     }
 
     /// Records how long it took to come back, once it has everything.

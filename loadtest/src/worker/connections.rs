@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 
 use mio::{Interest, Token};
 
@@ -85,7 +86,7 @@ impl Connections {
 }
 
 /// The token of a client, among those of all.
-fn token_of(tokens: &[String], number: u64) -> &str {
+pub(super) fn token_of(tokens: &[String], number: u64) -> &str {
     match tokens.len() as u64 {
         0 => "",
         count => &tokens[(number % count) as usize],
@@ -114,16 +115,12 @@ impl Worker {
         client.turns += 1;
         client.connect_began = clock::now();
         client.state = State::Connecting;
-        match self.sources.connect(to) {
-            Ok(mut socket) => {
-                let interest = Interest::READABLE | Interest::WRITABLE;
-                let token = Token(at as usize);
-                self.poll
-                    .registry()
-                    .register(&mut socket, token, interest)?;
-                client.line = Some(Line::new(socket, self.tls.as_ref())?);
-                Ok(())
-            }
+        let begun = match &self.shared {
+            Some(_) => self.join(at),
+            None => self.dial(at, to),
+        };
+        match begun {
+            Ok(()) => Ok(()),
             // More descriptors will not come by waiting.
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
                 Err(io::Error::other(format!(
@@ -135,6 +132,18 @@ impl Worker {
                 Ok(())
             }
         }
+    }
+
+    /// Begins a connection of a client's own.
+    fn dial(&mut self, at: u32, to: SocketAddr) -> io::Result<()> {
+        let mut socket = self.sources.connect(to)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let token = Token(at as usize);
+        let registry = self.poll.registry();
+        registry.register(&mut socket, token, interest)?;
+        let line = Line::new(socket, self.tls.as_ref())?;
+        self.clients[at as usize].line = Some(line);
+        Ok(())
     }
 
     /// A socket became readable or writable.
@@ -217,8 +226,11 @@ impl Worker {
             self.tally.fault(FaultKind::Ended, 1, || {
                 client.fault(FaultKind::Ended, prefix, what)
             });
-            client.leave();
+            let carrier = client.leave();
             client.state = State::Ended;
+            if let (Some(key), Some(shared)) = (carrier, &mut self.shared) {
+                shared.release(key, at as u32);
+            }
             self.connections.under_way -= 1;
             self.connections.ended += 1;
             if std::mem::take(&mut client.behind) {
@@ -289,9 +301,15 @@ impl Worker {
     /// Closes a stream at once, and lets its client come back.
     pub(super) fn cut(&mut self, at: u32, back: u64) {
         let client = &self.clients[at as usize];
+        let carrier = client.carrier;
         if let Some(line) = &client.line {
             line.reset_on_close();
+        }
+        if client.line.is_some() || carrier.is_some() {
             self.leave(at, back);
+        }
+        if let (Some(key), Some(shared)) = (carrier, &mut self.shared) {
+            shared.cut_if_empty(key);
         }
     }
 
@@ -303,7 +321,10 @@ impl Worker {
             State::Connecting | State::Asked => self.connections.under_way -= 1,
             State::Away | State::Ended => return,
         }
-        client.leave();
+        let carrier = client.leave();
+        if let (Some(key), Some(shared)) = (carrier, &mut self.shared) {
+            shared.release(key, at);
+        }
         self.connections.away.push(Reverse((back, at)));
     }
 }

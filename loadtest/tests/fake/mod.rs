@@ -1,6 +1,7 @@
 //! An event-stream server with one fault.
 
 pub mod secure;
+pub mod shared;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};

@@ -359,6 +359,8 @@ key() { k get secret "$name" -o 'jsonpath={.data.publish-keys}{.data.redis-passw
 
 values=(
   --set "redis.embedded.enabled=true"
+  --set "config.access.subscribe={* open}"
+  --set "config.admin.metrics_open=true"
   --set "image.repository=${image%:*},image.tag=${image##*:}"
   --set "redis.embedded.image.repository=${redis_image%:*},redis.embedded.image.tag=${redis_image##*:}"
   --set "networkPolicy.enabled=true,networkPolicy.redisFrom[0].podSelector.matchLabels.app=load"

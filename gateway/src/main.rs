@@ -44,7 +44,9 @@ fn main() -> ExitCode {
         }
         Some(Command::Healthcheck { ready }) => {
             let path = if ready { "/readyz" } else { "/livez" };
-            return match healthcheck::ask(config.admin_addr(), path) {
+            let cert = &config.admin.cert_file;
+            let cert = (!cert.is_empty()).then(|| std::path::Path::new(cert));
+            return match healthcheck::ask(config.admin_addr(), path, cert) {
                 Ok(answer) => print(&format!("{}\n", answer.trim())),
                 Err(sentence) => fail(EXIT_FAILURE, &sentence),
             };

@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
 
+use crate::support::gateway::{binary, output};
 use crate::support::{Authority, Gateway, Setup};
 
 type Tls = TlsStream<TcpStream>;
@@ -273,4 +274,15 @@ async fn operators_may_have_tls_of_their_own() {
         "{}",
         gateway.log()
     );
+    // The program's own health check knows the certificate by its file, and takes no other.
+    let other = Authority::new();
+    for (cert, code) in [(&authority, 0), (&other, 1)] {
+        let mut command = binary();
+        command
+            .args(["healthcheck", "--admin-listen", &gateway.admin.to_string()])
+            .env("SSE_ADMIN__CERT_FILE", cert.file("server.pem"))
+            .env("SSE_ADMIN__KEY_FILE", cert.file("server.key"));
+        let said = output(command).await;
+        assert_eq!(said.status.code(), Some(code), "{said:?}");
+    }
 }

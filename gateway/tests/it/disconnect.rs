@@ -4,8 +4,9 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::expiry::{bearer_of, now, with_tokens};
+use crate::expiry::{bearer, bearer_of, now, with_tokens};
 use crate::support::http::{self, Response};
+use crate::support::http2::{Http2, Stream};
 use crate::support::{Client, Gateway, Persistence, Proxy, RedisCluster, RedisServer, Setup};
 
 /// One stream with a token.
@@ -245,4 +246,42 @@ async fn the_documented_rights_are_enough() {
     let answer = http::request(gateway.admin, "POST", "/disconnects", &[], body.as_bytes()).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
     assert_disconnected(&ann).await;
+}
+
+/// Users are counted, streams end and are disconnected, whatever carries them: here two tabs on one connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_2_it_is_the_same() {
+    let setup = with_tokens(Setup::memory())
+        .set("limits.streams_per_user", "2")
+        .set("tokens.leeway", "1s");
+    let gateway = setup.start().await;
+    let client = Http2::connect(gateway.address).await;
+    let stream = async |room: &str, token: &str| {
+        let target = format!("/rooms/{room}/events");
+        client.stream(&target, &[("authorization", token)]).await
+    };
+    let told = async |stream: &Stream, reason: &str| {
+        stream.wait(&format!("\"reason\":\"{reason}\"")).await;
+        assert!(stream.text().contains("\nretry: "), "{}", stream.text());
+        eventually!(stream.end().is_some_and(|end| end.is_err()), "{reason}");
+    };
+    let ann = bearer_of("ann", now());
+    let tabs = [stream("a", &ann).await, stream("b", &ann).await];
+    for tab in &tabs {
+        tab.wait("stream.open").await;
+    }
+    told(&stream("a", &ann).await, "limit").await;
+    let short = bearer(json!({ "sub": "bob", "iat": now(), "exp": now() + 2 }));
+    told(&stream("a", &short).await, "expired").await;
+    let body = json!({ "user": "ann" }).to_string();
+    let answer = http::request(gateway.admin, "POST", "/disconnects", &[], body.as_bytes()).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    for tab in &tabs {
+        told(tab, "disconnected").await;
+    }
+    let headers = [("authorization", &ann[..])];
+    let again = client
+        .request("GET", "/rooms/a/events", &headers, b"")
+        .await;
+    assert_eq!(again.status(), 401);
 }

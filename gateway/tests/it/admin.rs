@@ -1,5 +1,8 @@
 //! The operators' listener: who may ask it, and that no page may.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::authority::Authority;
 use crate::support::gateway::{binary, output};
 use crate::support::http::{self, Response};
 use crate::support::{Gateway, Setup};
@@ -213,5 +216,41 @@ async fn orders_that_say_nothing_are_refused() {
             http::request(gateway.admin, "POST", "/disconnects", &[], body.as_bytes()).await;
         assert_eq!(answer.status, 400, "{body}: {}", answer.text());
         assert!(!answer.error().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_stands_for_the_token_and_the_health_check_speaks_tls() {
+    let authority = Authority::new();
+    let setup = Setup::memory()
+        .admin_for_others()
+        .set("admin.cert_file", &authority.file("server.pem"))
+        .set("admin.key_file", &authority.file("server.key"))
+        .set("admin.client_ca_file", &authority.file("ca.pem"));
+    let gateway = setup.spawn();
+    let healthy = async |certificate: &str| {
+        let mut command = binary();
+        command.args(["healthcheck", "--admin-listen", &gateway.admin.to_string()]);
+        command.env("SSE_ADMIN__CERT_FILE", authority.file(certificate));
+        command.env("SSE_ADMIN__KEY_FILE", authority.file("server.key"));
+        output(command).await.status.code() == Some(0)
+    };
+    eventually!(healthy("server.pem").await, "{}", gateway.log());
+    // Another one's certificate is not this gateway's, though the same authority has signed it.
+    assert!(!healthy("client.pem").await);
+    for (client, status) in [(None, "403"), (Some("client"), "200")] {
+        let connected = authority
+            .connect(gateway.admin, client, &["http/1.1"])
+            .await;
+        let mut stream = connected.unwrap();
+        let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let text = String::from_utf8_lossy(&answer);
+        assert!(
+            text.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{client:?}: {text}"
+        );
     }
 }

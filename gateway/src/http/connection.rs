@@ -25,7 +25,7 @@ use super::peer::Peer;
 use super::socket::{First, Needs, Socket};
 use super::stream::Opening;
 use super::tls::{self, Tls};
-use super::{Outcome, Site, answer, http2, proxy_protocol};
+use super::{Outcome, Site, answer, http2, metrics, proxy_protocol};
 use crate::drain::Phase;
 use crate::hub::{Limit, Subscription, Wire};
 
@@ -90,7 +90,7 @@ async fn serve_wrapped(site: Rc<Site>, socket: TcpStream, mut peer: Peer) {
         result = timeout_at(began + site.config.head_timeout, work) => match result {
             Ok(Ok(ready)) => ready,
             Ok(Err(dropped)) => {
-                if let Some(reason) = dropped.label() {
+                if let Some(reason) = dropped.counted() {
                     site.metrics.dropped(reason);
                 }
                 return debug!(reason = %dropped, "A connection was closed before its first request.");
@@ -130,11 +130,13 @@ impl From<proxy_protocol::HeaderError> for Dropped {
 
 impl Dropped {
     /// In metrics. A client that went away is nobody's fault.
-    fn label(&self) -> Option<&'static str> {
+    fn counted(&self) -> Option<metrics::Dropped> {
         match self {
             Self::Broken(_) => None,
-            Self::Header(_) => Some("proxy_header"),
-            Self::Handshake(error) if error.kind() == io::ErrorKind::InvalidData => Some("tls"),
+            Self::Header(_) => Some(metrics::Dropped::ProxyHeader),
+            Self::Handshake(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Some(metrics::Dropped::Tls)
+            }
             Self::Handshake(_) => None,
         }
     }

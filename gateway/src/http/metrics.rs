@@ -56,11 +56,22 @@ const ROUTES: [(Route, &str); 7] = [
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// What became of events that were to be published.
 const OUTCOMES: [&str; 5] = ["stored", "repeated", "ephemeral", "refused", "failed"];
+/// Why connections were closed before their first request, in the order of [`Dropped`].
+const DROPPED: [&str; 2] = ["proxy_header", "tls"];
 /// Bounds of the buckets of answers, in seconds.
 const BUCKETS: &[f64] = &[
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0,
 ];
+
+/// Why a connection was closed before its first request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dropped {
+    /// A trusted proxy sent no PROXY header, or none that can be read.
+    ProxyHeader,
+    /// The TLS handshake failed.
+    Tls,
+}
 
 /// Counts of the HTTP side. What is looked up by label is looked up once, here.
 #[derive(Debug)]
@@ -70,7 +81,7 @@ pub struct HttpMetrics {
     refused: IntCounterVec,
     accepted: IntCounter,
     ended: IntCounter,
-    dropped: IntCounterVec,
+    dropped: [IntCounter; DROPPED.len()],
 }
 
 #[derive(Debug)]
@@ -136,7 +147,7 @@ impl HttpMetrics {
             refused,
             accepted,
             ended,
-            dropped,
+            dropped: DROPPED.map(|reason| dropped.with_label_values(&[reason])),
         })
     }
 
@@ -178,9 +189,9 @@ impl HttpMetrics {
         Ended(self.ended.clone())
     }
 
-    /// A connection was closed before its first request. `reason` is one of two words.
-    pub(super) fn dropped(&self, reason: &'static str) {
-        self.dropped.with_label_values(&[reason]).inc();
+    /// A connection was closed before its first request.
+    pub(super) fn dropped(&self, reason: Dropped) {
+        self.dropped[reason as usize].inc();
     }
 
     /// Connections that speak HTTP now; streams are not among them.

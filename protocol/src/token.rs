@@ -12,7 +12,7 @@ mod demands;
 mod key;
 
 pub use claims::{Claims, Rooms};
-pub use demands::{Demands, Unmet};
+pub use demands::{Demands, Times, Unmet};
 pub use key::{Key, KeyLine, KeySource, read_secret, read_set};
 
 /// How tokens are signed (RFC 7518, section 3.1, and RFC 8037).

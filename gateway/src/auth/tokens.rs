@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use prometheus::Registry;
-use protocol::token::{Claims, Key};
+use protocol::token::Key;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tracing::{error, info};
@@ -30,7 +30,7 @@ pub use jwks::JwksConfig;
 pub use protocol::token::Demands;
 pub use sources::{check_lines, read_files, read_keys};
 
-use checker::{Checker, Unsound};
+use checker::{Checker, Good, Unsound};
 use jwks::{Jwks, Looked};
 use metrics::TokenMetrics;
 
@@ -183,17 +183,17 @@ impl Tokens {
             }
             Err(refusal) => return Verdict::Refused(refusal),
         };
-        match self.claims(&setup, &text).await {
-            Ok(claims) => allow(asked, &setup.checker.demands, &claims),
+        match self.check(&setup, &text).await {
+            Ok(good) => allow(asked, &setup.checker.demands, good),
             Err(verdict) => verdict,
         }
     }
 
-    /// The claims of a good token, whatever the time is.
-    async fn claims(&self, setup: &Setup, text: &str) -> Result<Arc<Claims>, Verdict> {
+    /// Looks at a token, whatever the time is.
+    async fn check(&self, setup: &Setup, text: &str) -> Result<Good, Verdict> {
         let metrics = &self.0.metrics;
         let key_id = match setup.checker.check(text, metrics) {
-            Ok(claims) => return Ok(claims),
+            Ok(good) => return Ok(good),
             Err(Unsound::Refused(refusal)) => return Err(Verdict::Refused(refusal)),
             Err(Unsound::UnknownKey(key_id)) => key_id,
         };
@@ -210,7 +210,7 @@ impl Tokens {
             }
         }
         match self.0.setup.get().checker.check(text, metrics) {
-            Ok(claims) => Ok(claims),
+            Ok(good) => Ok(good),
             Err(Unsound::Refused(refusal)) => Err(Verdict::Refused(refusal)),
             Err(Unsound::UnknownKey(_)) => {
                 jwks.is_not_there(key_id);
@@ -295,14 +295,14 @@ async fn watch_files(shared: Weak<Shared>, lines: Vec<String>) {
 }
 
 /// What a good token allows now, here.
-fn allow(asked: &Asked<'_>, demands: &Demands, claims: &Claims) -> Verdict {
-    let ends = match demands.check_time(claims, unix_now()) {
+fn allow(asked: &Asked<'_>, demands: &Demands, good: Good) -> Verdict {
+    let ends = match demands.check_time(good.times, unix_now()) {
         Ok(ends) => ends,
         Err(unmet) => return Verdict::Refused(unmet.into()),
     };
     let rooms = match asked.action {
-        Action::Subscribe => &claims.subscribe,
-        Action::Publish => &claims.publish,
+        Action::Subscribe => &good.rooms.subscribe,
+        Action::Publish => &good.rooms.publish,
     };
     if !rooms.fit(asked.room) {
         return Verdict::Refused(Refusal::new(
@@ -319,8 +319,8 @@ fn allow(asked: &Asked<'_>, demands: &Demands, claims: &Claims) -> Verdict {
     Verdict::Allowed(Grant {
         by: By::Token,
         terms: Terms {
-            user: claims.user.clone(),
-            issued: claims.issued,
+            user: good.user,
+            issued: Some(good.times.issued),
             ends: Some(ends),
         },
     })

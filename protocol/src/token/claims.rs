@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{MAX_PATTERNS, MAX_USER_BYTES, PUBLISH, SUBSCRIBE};
+use super::{MAX_PATTERNS, MAX_USER_BYTES, PUBLISH, SUBSCRIBE, Times};
 use crate::RoomName;
 use crate::pattern::{fits, is_pattern};
 
@@ -30,7 +30,7 @@ pub struct Claims {
 }
 
 /// Patterns of rooms. None fits nothing; `*` fits all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Rooms(Box<[Box<str>]>);
 
 impl Rooms {
@@ -109,22 +109,14 @@ impl Claims {
         })
     }
 
-    /// Bytes that they take, about.
+    /// When they count.
     #[must_use]
-    pub fn bytes(&self) -> usize {
-        let audience = self
-            .audience
-            .iter()
-            .map(|one| one.len() + size_of::<String>());
-        size_of::<Self>()
-            + self
-                .user
-                .as_ref()
-                .map_or(0, |user| user.len() + 2 * size_of::<usize>())
-            + self.issuer.as_ref().map_or(0, String::len)
-            + audience.sum::<usize>()
-            + self.subscribe.bytes()
-            + self.publish.bytes()
+    pub fn times(&self) -> Times {
+        Times {
+            issued: self.issued.unwrap_or(0),
+            not_before: self.not_before.unwrap_or(0),
+            expires: self.expires.unwrap_or(0),
+        }
     }
 }
 

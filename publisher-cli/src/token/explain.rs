@@ -115,7 +115,7 @@ fn refusal(
     };
     let checked = demands
         .check(claims)
-        .and_then(|()| demands.check_time(claims, now));
+        .and_then(|()| demands.check_time(claims.times(), now));
     checked.err().map(|unmet| unmet.sentence.to_owned())
 }
 

@@ -1,9 +1,11 @@
 //! Whether a token counts: who has signed it, and what it says.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use protocol::token::{Claims, Demands, Key, Token, Unmet};
+use parking_lot::Mutex;
+use protocol::token::{Claims, Demands, Key, Rooms, Times, Token, Unmet};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -13,12 +15,33 @@ use super::{Refusal, RefusalKind};
 /// Bytes of all remembered tokens together, about.
 const CACHE_BYTES: u64 = 32 << 20;
 /// Bytes of one, about: only the size of the cache's own tables follows from it.
-const USUAL_BYTES: u64 = 512;
-/// Of an entry beside its claims: digest, pointers, and the cache's own.
-const ENTRY_BYTES: u64 = 120;
+const USUAL_BYTES: u64 = 256;
+/// Of an entry beside its user and rooms: digest, times, pointers, and the cache's own.
+const ENTRY_BYTES: usize = 112;
+/// Lists of rooms that tokens share.
+const MAX_SHARED: usize = 1024;
 
-/// SHA-256 of a token: nobody finds two tokens with the same.
-type Digest = [u8; 32];
+/// The first half of the SHA-256 of a token. To pass for a token that counts, another one needs the same 128 bits, and who
+/// cannot sign chooses none of the tokens that count.
+type Digest = [u8; 16];
+
+/// What is remembered of a token that counts, the time apart: little, because every user has one.
+#[derive(Debug, Clone)]
+pub(super) struct Good {
+    /// Whose it is.
+    pub(super) user: Option<Arc<str>>,
+    /// When it counts.
+    pub(super) times: Times,
+    /// Where.
+    pub(super) rooms: Arc<Permitted>,
+}
+
+/// Rooms of a token. Many tokens have the same, and then share it.
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Permitted {
+    pub(super) subscribe: Rooms,
+    pub(super) publish: Rooms,
+}
 
 /// Why a token does not count.
 pub(super) enum Unsound {
@@ -45,7 +68,8 @@ impl From<Refusal> for Unsound {
 pub(super) struct Checker {
     pub(super) demands: Demands,
     keys: Vec<Key>,
-    good: Cache<Digest, Arc<Claims>, Weight>,
+    good: Cache<Digest, Good, Weight>,
+    shared: Mutex<HashSet<Arc<Permitted>>>,
 }
 
 impl Default for Checker {
@@ -61,21 +85,43 @@ impl Checker {
             demands,
             keys,
             good: Cache::with_weighter(items, CACHE_BYTES, Weight),
+            shared: Mutex::default(),
         }
     }
 
-    /// The claims of a token that counts, the time apart.
-    pub(super) fn check(&self, text: &str, metrics: &TokenMetrics) -> Result<Arc<Claims>, Unsound> {
+    /// What counts of a token, the time apart.
+    pub(super) fn check(&self, text: &str, metrics: &TokenMetrics) -> Result<Good, Unsound> {
         let mut key = Digest::default();
-        key.copy_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
-        if let Some(claims) = self.good.get(&key) {
+        let whole = digest(&SHA256, text.as_bytes());
+        key.copy_from_slice(&whole.as_ref()[..size_of::<Digest>()]);
+        if let Some(good) = self.good.get(&key) {
             metrics.cached.inc();
-            return Ok(claims);
+            return Ok(good);
         }
         metrics.signatures.inc();
-        let claims = Arc::new(self.verify(text)?);
-        self.good.insert(key, claims.clone());
-        Ok(claims)
+        let claims = self.verify(text)?;
+        let good = Good {
+            times: claims.times(),
+            user: claims.user,
+            rooms: self.share(Permitted {
+                subscribe: claims.subscribe,
+                publish: claims.publish,
+            }),
+        };
+        self.good.insert(key, good.clone());
+        Ok(good)
+    }
+
+    fn share(&self, rooms: Permitted) -> Arc<Permitted> {
+        let mut shared = self.shared.lock();
+        if let Some(known) = shared.get(&rooms) {
+            return known.clone();
+        }
+        let rooms = Arc::new(rooms);
+        if shared.len() < MAX_SHARED {
+            shared.insert(rooms.clone());
+        }
+        rooms
     }
 
     fn verify(&self, text: &str) -> Result<Claims, Unsound> {
@@ -146,9 +192,12 @@ fn invalid(label: &'static str, sentence: impl Into<String>) -> Refusal {
 #[derive(Debug, Clone)]
 struct Weight;
 
-impl Weighter<Digest, Arc<Claims>> for Weight {
-    fn weight(&self, _: &Digest, claims: &Arc<Claims>) -> u64 {
-        ENTRY_BYTES + claims.bytes() as u64
+impl Weighter<Digest, Good> for Weight {
+    fn weight(&self, _: &Digest, good: &Good) -> u64 {
+        let user = good.user.as_ref().map_or(0, |user| user.len());
+        // As if nothing were shared.
+        let rooms = good.rooms.subscribe.bytes() + good.rooms.publish.bytes();
+        (ENTRY_BYTES + user + rooms) as u64
     }
 }
 
@@ -163,10 +212,24 @@ mod tests {
         let checker = Checker::default();
         let json = serde_json::json!({"sse": {"subscribe": vec!["x".repeat(60); 64]}});
         let claims = Claims::read(json.to_string().as_bytes(), "sse").unwrap();
+        let rooms = checker.share(Permitted {
+            subscribe: claims.subscribe.clone(),
+            publish: claims.publish.clone(),
+        });
+        let again = checker.share(Permitted {
+            subscribe: claims.subscribe,
+            publish: claims.publish,
+        });
+        assert!(Arc::ptr_eq(&rooms, &again));
         for n in 0..12_000_u32 {
             let mut key = Digest::default();
             key[..4].copy_from_slice(&n.to_be_bytes());
-            checker.good.insert(key, Arc::new(claims.clone()));
+            let good = Good {
+                user: None,
+                times: Times::default(),
+                rooms: rooms.clone(),
+            };
+            checker.good.insert(key, good);
         }
         let (weight, count) = (checker.good.weight(), checker.good.len());
         assert!(

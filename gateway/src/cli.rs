@@ -108,6 +108,8 @@ pub struct Cli {
 #[derive(Debug, Clone, Subcommand)]
 pub enum Command {
     /// Check the configuration and exit: 0 if it can be used, 64 if not
+    ///
+    /// Says who may subscribe, publish and operate with it.
     CheckConfig,
     /// Print the whole configuration as TOML, with secrets hidden
     PrintConfig,

@@ -10,6 +10,7 @@ use protocol::servers::{Servers, ServersConfig, ServersError};
 use serde::{Deserialize, Serialize};
 
 mod access;
+mod exposure;
 mod load;
 mod network;
 mod origins;
@@ -21,6 +22,7 @@ mod validate;
 mod values;
 
 pub use access::{Access, Forward, Tls, Tokens};
+pub use exposure::{Exposure, exposure};
 pub use load::{Loaded, defaults, load};
 pub use network::Network;
 pub use origins::AllowedOrigin;

@@ -87,10 +87,32 @@ pub async fn examine(config: &Config, servers: Servers) -> Report {
         sentinels,
         trouble,
     };
-    Report::new(
-        checks::all(&deployment, &wanted),
-        deployment.is_unreachable(),
-    )
+    let mut findings = checks::all(&deployment, &wanted);
+    findings.extend(exposed(config));
+    Report::new(findings, deployment.is_unreachable())
+}
+
+/// What the configuration opens to whom.
+fn exposed(config: &Config) -> impl Iterator<Item = Finding> {
+    let all = crate::config::exposure(config).into_iter();
+    all.map(|exposure| {
+        let level = if exposure.is_wide {
+            Level::Warning
+        } else {
+            Level::Note
+        };
+        let says = format!("{}: {}", exposure.what, exposure.who);
+        let finding = Finding::new("access", level, says);
+        let finding = if exposure.is_wide {
+            finding.remedy("where that is not meant, say less in [access]")
+        } else {
+            finding
+        };
+        Finding {
+            server: "this configuration".to_owned(),
+            ..finding
+        }
+    })
 }
 
 fn members(layout: &Layout) -> Vec<(Address, Role)> {

@@ -21,7 +21,7 @@ pub fn ask(address: SocketAddr, path: &str, cert: Option<&Path>) -> Result<Strin
     let address = reachable(address);
     let scheme = if cert.is_some() { "https" } else { "http" };
     let answer = exchange(address, path, cert).map_err(|error| {
-        format!("no gateway answers at {scheme}://{address}{path} ({error}): is [admin] the same as the gateway's?")
+        format!("no gateway answers at {scheme}://{address}{path} ({error}): is admin.listen the same as the gateway's?")
     })?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     match head.split(' ').nth(1) {

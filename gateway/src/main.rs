@@ -40,7 +40,11 @@ fn main() -> ExitCode {
             warnings
                 .iter()
                 .for_each(|warning| eprintln!("warning: {warning}"));
-            return print("the configuration can be used\n");
+            let mut said = "the configuration can be used\n".to_owned();
+            for exposure in config::exposure(&config) {
+                said += &format!("  {}: {}\n", exposure.what, exposure.who);
+            }
+            return print(&said);
         }
         Some(Command::Healthcheck { ready }) => {
             let path = if ready { "/readyz" } else { "/livez" };

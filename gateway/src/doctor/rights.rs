@@ -16,7 +16,7 @@ const ABSENT_ROOM: &str = "sse-gateway.doctor.absent";
 pub(super) struct Need {
     /// As it is written in an ACL rule, or a channel.
     pub(super) name: &'static str,
-    /// `ROOM`, `ONCE`, `PROBE`, `KEYSPACE` and `SHA` stand for names.
+    /// `ROOM`, `ONCE`, `PROBE`, `KEYSPACE`, `DISCONNECTS` and `SHA` stand for names.
     words: &'static str,
     /// Where it is needed.
     place: Place,
@@ -105,6 +105,12 @@ pub(super) const NEEDS: &[Need] = &[
         "XREAD COUNT 1 STREAMS ROOM 0-0",
         Level::Problem,
         READ,
+    ),
+    need(
+        "~disconnects",
+        "XREAD COUNT 1 STREAMS DISCONNECTS 0-0",
+        Level::Problem,
+        "disconnects are not seen, so streams stay open and revoked tokens count",
     ),
     need(
         "+exists",
@@ -243,6 +249,7 @@ impl Need {
                 "ONCE" => command.arg(format!("{{{room}}}:once:doctor")),
                 "PROBE" => command.arg(format!("{}probe:sse-gateway-doctor", wanted.prefix)),
                 "KEYSPACE" => command.arg(format!("__keyspace@{database}__:{room}")),
+                "DISCONNECTS" => command.arg(format!("{}disconnects", wanted.prefix)),
                 "SHA" => command.arg(script_sha1()),
                 "VERSION" => command.arg(VERSION_FUNCTION_NAME),
                 // The script of EVAL is one argument, and it has no keys.

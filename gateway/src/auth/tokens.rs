@@ -16,7 +16,6 @@ use tracing::{error, info};
 
 use super::{Action, Asked, By, Grant, Refusal, RefusalKind, Verdict, unix_now};
 use crate::fetch::Fetch;
-use crate::hub::Terms;
 use crate::reload::Live;
 
 mod carriers;
@@ -184,15 +183,15 @@ impl Tokens {
             Err(refusal) => return Verdict::Refused(refusal),
         };
         match self.check(&setup, &text).await {
-            Ok(good) => allow(asked, &setup.checker.demands, good),
+            Ok(good) => allow(asked, &setup.checker, &good),
             Err(verdict) => verdict,
         }
     }
 
-    /// Looks at a token, whatever the time is.
+    /// Looks at a token.
     async fn check(&self, setup: &Setup, text: &str) -> Result<Good, Verdict> {
-        let metrics = &self.0.metrics;
-        let key_id = match setup.checker.check(text, metrics) {
+        let (metrics, now) = (&self.0.metrics, unix_now());
+        let key_id = match setup.checker.check(text, now, metrics) {
             Ok(good) => return Ok(good),
             Err(Unsound::Refused(refusal)) => return Err(Verdict::Refused(refusal)),
             Err(Unsound::UnknownKey(key_id)) => key_id,
@@ -209,7 +208,7 @@ impl Tokens {
                 ));
             }
         }
-        match self.0.setup.get().checker.check(text, metrics) {
+        match self.0.setup.get().checker.check(text, now, metrics) {
             Ok(good) => Ok(good),
             Err(Unsound::Refused(refusal)) => Err(Verdict::Refused(refusal)),
             Err(Unsound::UnknownKey(_)) => {
@@ -294,12 +293,8 @@ async fn watch_files(shared: Weak<Shared>, lines: Vec<String>) {
     }
 }
 
-/// What a good token allows now, here.
-fn allow(asked: &Asked<'_>, demands: &Demands, good: Good) -> Verdict {
-    let ends = match demands.check_time(good.times, unix_now()) {
-        Ok(ends) => ends,
-        Err(unmet) => return Verdict::Refused(unmet.into()),
-    };
+/// What a good token allows here.
+fn allow(asked: &Asked<'_>, checker: &Checker, good: &Good) -> Verdict {
     let rooms = match asked.action {
         Action::Subscribe => &good.rooms.subscribe,
         Action::Publish => &good.rooms.publish,
@@ -312,17 +307,13 @@ fn allow(asked: &Asked<'_>, demands: &Demands, good: Good) -> Verdict {
                 "{} needs a token that names the room, in the list `{}` of its claim `{}`",
                 doing(asked),
                 asked.action.label(),
-                demands.claim
+                checker.demands.claim
             ),
         ));
     }
     Verdict::Allowed(Grant {
         by: By::Token,
-        terms: Terms {
-            user: good.user,
-            issued: Some(good.times.issued),
-            ends: Some(ends),
-        },
+        terms: checker.terms(good),
     })
 }
 

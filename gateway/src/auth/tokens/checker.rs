@@ -11,13 +11,14 @@ use quick_cache::sync::Cache;
 
 use super::metrics::TokenMetrics;
 use super::{Refusal, RefusalKind};
+use crate::hub::Terms;
 
 /// Bytes of all remembered tokens together, about.
 const CACHE_BYTES: u64 = 32 << 20;
 /// Bytes of one, about: only the size of the cache's own tables follows from it.
 const USUAL_BYTES: u64 = 256;
 /// Of an entry beside its user and rooms: digest, times, pointers, and the cache's own.
-const ENTRY_BYTES: usize = 112;
+const ENTRY_BYTES: usize = 96;
 /// Lists of rooms that tokens share.
 const MAX_SHARED: usize = 1024;
 
@@ -25,15 +26,28 @@ const MAX_SHARED: usize = 1024;
 /// cannot sign chooses none of the tokens that count.
 type Digest = [u8; 16];
 
-/// What is remembered of a token that counts, the time apart: little, because every user has one.
+/// What is remembered of a token that has counted: little, because every user has one. `nbf` is not in it, because it has
+/// passed.
 #[derive(Debug, Clone)]
 pub(super) struct Good {
     /// Whose it is.
     pub(super) user: Option<Arc<str>>,
-    /// When it counts.
-    pub(super) times: Times,
+    /// `iat`, in seconds since 1970.
+    issued: u32,
+    /// `exp`; of a later one than this can hold, the year 2106.
+    expires: u32,
     /// Where.
     pub(super) rooms: Arc<Permitted>,
+}
+
+impl Good {
+    fn times(&self) -> Times {
+        Times {
+            issued: self.issued.into(),
+            not_before: 0,
+            expires: self.expires.into(),
+        }
+    }
 }
 
 /// Rooms of a token. Many tokens have the same, and then share it.
@@ -89,19 +103,28 @@ impl Checker {
         }
     }
 
-    /// What counts of a token, the time apart.
-    pub(super) fn check(&self, text: &str, metrics: &TokenMetrics) -> Result<Good, Unsound> {
+    /// Looks at a token at this time, in seconds since 1970.
+    pub(super) fn check(
+        &self,
+        text: &str,
+        now: u64,
+        metrics: &TokenMetrics,
+    ) -> Result<Good, Unsound> {
         let mut key = Digest::default();
         let whole = digest(&SHA256, text.as_bytes());
         key.copy_from_slice(&whole.as_ref()[..size_of::<Digest>()]);
         if let Some(good) = self.good.get(&key) {
             metrics.cached.inc();
+            self.check_time(good.times(), now)?;
             return Ok(good);
         }
         metrics.signatures.inc();
         let claims = self.verify(text)?;
+        let times = claims.times();
+        self.check_time(times, now)?;
         let good = Good {
-            times: claims.times(),
+            issued: u32::try_from(times.issued).unwrap_or(u32::MAX),
+            expires: u32::try_from(times.expires).unwrap_or(u32::MAX),
             user: claims.user,
             rooms: self.share(Permitted {
                 subscribe: claims.subscribe,
@@ -110,6 +133,23 @@ impl Checker {
         };
         self.good.insert(key, good.clone());
         Ok(good)
+    }
+
+    fn check_time(&self, times: Times, now: u64) -> Result<(), Refusal> {
+        let checked = self.demands.check_time(times, now);
+        checked.map(drop).map_err(Refusal::from)
+    }
+
+    /// What a token that counts allows its stream.
+    pub(super) fn terms(&self, good: &Good) -> Terms {
+        let Times {
+            issued, expires, ..
+        } = good.times();
+        Terms {
+            user: good.user.clone(),
+            issued: Some(issued),
+            ends: Some(expires.min(issued.saturating_add(self.demands.max_age.as_secs()))),
+        }
     }
 
     fn share(&self, rooms: Permitted) -> Arc<Permitted> {
@@ -203,6 +243,8 @@ impl Weighter<Digest, Good> for Weight {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use protocol::token::Algorithm;
 
     use super::*;
@@ -226,7 +268,8 @@ mod tests {
             key[..4].copy_from_slice(&n.to_be_bytes());
             let good = Good {
                 user: None,
-                times: Times::default(),
+                issued: 0,
+                expires: 0,
                 rooms: rooms.clone(),
             };
             checker.good.insert(key, good);
@@ -243,18 +286,24 @@ mod tests {
     fn every_byte_of_a_token_is_signed() {
         let secret = [b'x'; 32];
         let key = Key::new(None, Algorithm::HS256, &secret).unwrap();
-        let checker = Checker::new(Demands::default(), vec![key]);
+        let demands = Demands {
+            max_age: Duration::from_secs(10),
+            ..Demands::default()
+        };
+        let checker = Checker::new(demands, vec![key]);
         let signer = jsonwebtoken::EncodingKey::from_secret(&secret);
-        let claims = serde_json::json!({"sub": "ann", "iat": 1, "exp": 2});
+        let claims = serde_json::json!({"sub": "ann", "iat": 1, "exp": 3});
         let good =
             jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &signer).unwrap();
         let metrics = TokenMetrics::default();
-        assert!(checker.check(&good, &metrics).is_ok());
+        for (now, counts) in [(0, false), (2, true), (3, false), (1, true)] {
+            assert_eq!(checker.check(&good, now, &metrics).is_ok(), counts, "{now}");
+        }
         for at in 0..good.len() {
             for other in ["", "A", "B", "_", ".", "=", "é"] {
                 let bad = format!("{}{other}{}", &good[..at], &good[at + 1..]);
                 assert!(
-                    bad == good || checker.check(&bad, &metrics).is_err(),
+                    bad == good || checker.check(&bad, 2, &metrics).is_err(),
                     "{at} {other:?}"
                 );
             }

@@ -29,6 +29,7 @@ mod cors;
 pub mod demo;
 pub mod encoding;
 mod error;
+mod framing;
 mod history;
 mod http2;
 pub mod listener;
@@ -191,12 +192,10 @@ where
 {
     let began = Instant::now();
     let (mut parts, body) = request.into_parts();
-    let caller = Caller::judge(
-        &parts.method,
-        &parts.uri,
-        &parts.headers,
-        &site.config.allowed_origins.get(),
-    );
+    let caller = framing::judge(&parts.headers).and_then(|()| {
+        let allowed = site.config.allowed_origins.get();
+        Caller::judge(&parts.method, &parts.uri, &parts.headers, &allowed)
+    });
     let unknown;
     let peer = match &caller {
         Ok(caller) if caller.is_anonymous() => {

@@ -25,6 +25,7 @@ mod expiry;
 mod faults;
 mod forward;
 mod http2;
+mod hostile;
 mod limits;
 mod metrics;
 mod migrations;

@@ -27,6 +27,14 @@ pub enum CompareError {
     /// There are no keys, or no certificate.
     #[error("keys and tokens for a comparison cannot be made: {0}")]
     Credentials(#[source] std::io::Error),
+    /// A system does not take its tokens.
+    #[error("{system} does not take the tokens that are made for it: {error}")]
+    Tokens {
+        /// The system.
+        system: String,
+        /// What happened.
+        error: std::io::Error,
+    },
     /// A run could not go on.
     #[error("{system}, {load}: {error}")]
     Load {
@@ -85,7 +93,7 @@ pub fn compare(args: &Compare) -> Result<Comparison, CompareError> {
                 let measured = match bench.measure(load, system) {
                     Ok(measured) => measured,
                     // One system that a load is too much for does not take the others' figures away.
-                    Err(error @ CompareError::Load { .. }) => {
+                    Err(error @ (CompareError::Load { .. } | CompareError::Tokens { .. })) => {
                         bench.say_failed(&error);
                         failures.push(format!("Not measured: {error}"));
                         continue;

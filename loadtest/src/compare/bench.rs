@@ -1,6 +1,8 @@
 //! Starts a system, puts one load on it, and stops it again.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +21,11 @@ use crate::plan::{Plan, Spread};
 use crate::publisher::{Publisher, Work};
 use crate::report::model::Report;
 use crate::scenario::{random_prefix, sockets_for, sources_for, workers_for};
+use crate::target::{self, Target, With};
+use crate::worker::response::{Part, Response};
+
+/// How long an answer to a request may take.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// A load in numbers.
 #[derive(Debug, Clone, Copy)]
@@ -271,6 +278,23 @@ impl Bench {
         }
     }
 
+    /// Shows each token once, asking for the history of a room: the memory that the system has for each from then on, in
+    /// bytes.
+    pub(super) fn show_tokens(&self, stage: &Stage, system: &System) -> Result<f64, CompareError> {
+        let failed = |error| CompareError::Tokens {
+            system: system.name.clone(),
+            error,
+        };
+        let target = stage.running.target();
+        let text = target.tokens.as_ref().map(std::fs::read_to_string);
+        let tokens = target::tokens(&text.transpose().map_err(failed)?.unwrap_or_default());
+        let pids = stage.running.pids();
+        let before = Usage::sum(&pids).rss;
+        show(target, &tokens).map_err(failed)?;
+        let grown = Usage::sum(&pids).rss as f64 - before as f64;
+        Ok(grown / (tokens.len() as f64).max(1.0))
+    }
+
     /// Publishes while nobody is connected: the system's CPU per event, in microseconds.
     pub(super) fn publish_only(
         &self,
@@ -299,6 +323,43 @@ impl Bench {
         let events = publisher.finish(numbers.rate).accepted as f64;
         Ok((after.user + after.system - before.user - before.system) * 1e6 / events.max(1.0))
     }
+}
+
+/// Asks with each token in turn, on one connection.
+fn show(target: &Target, tokens: &[String]) -> io::Result<()> {
+    let address = target.addresses[0];
+    let mut connection = TcpStream::connect(address)?;
+    connection.set_read_timeout(Some(ANSWER))?;
+    let mut request = target.subscribe.clone();
+    let accept = ("Accept".to_owned(), "application/json".to_owned());
+    request.headers.extend([accept]);
+    let mut buffer = [0; 4_096];
+    for token in tokens {
+        let with = With {
+            room: "probe",
+            token,
+            ..With::default()
+        };
+        connection.write_all(&request.render(address, with))?;
+        let (mut response, mut status, mut complete) = (Response::default(), 0, false);
+        while !complete {
+            let got = connection.read(&mut buffer)?;
+            if got == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            response
+                .feed(&buffer[..got], |part| match part {
+                    Part::Head { status: of, .. } => status = of,
+                    Part::Body(_) => {}
+                    Part::End => complete = true,
+                })
+                .map_err(io::Error::other)?;
+        }
+        if status != 200 {
+            return Err(io::Error::other(format!("it answers {status}")));
+        }
+    }
+    Ok(())
 }
 
 fn work(plan: &Plan) -> Work {

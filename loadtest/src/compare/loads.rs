@@ -96,7 +96,7 @@ pub(super) const LOADS: &[LoadKind] = &[
     },
     LoadKind {
         name: "tokens",
-        about: "10,000 streams of one room, opened twice as fast as they are answered; open to all, then with a token and a user each",
+        about: "10,000 streams of one room, opened as fast as they are answered; open to all, then with a token and a user each, shown before",
         kind: Kind::Only(&["gateway"]),
         measure: exposed::tokens,
     },

@@ -215,7 +215,7 @@ const SPECS: &[Spec] = &[
     ),
     Spec {
         name: "memory per idle stream for token and user, bytes",
-        of: side("tokens", "memory per stream, with token and user", GW),
+        of: side("tokens", "memory per stream, HS256", GW),
         less: Some(side("tokens", "memory per stream, open rooms", GW)),
         to: None,
         better: Better::Lower,

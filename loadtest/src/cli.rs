@@ -78,7 +78,7 @@ pub struct LoadArgs {
     /// Gateways; clients are spread over them, and pass over one that refuses connections. A path is a prefix: http://HOST:PORT/prefix
     #[arg(long, value_name = "URL", required = true, value_delimiter = ',')]
     pub url: Vec<String>,
-    /// PEM certificates that sign those of the gateways, for https:// [default: the ones of the system]
+    /// PEM certificates that sign those of the gateways, or are theirs, for https:// [default: the ones of the system]
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
     /// Event streams to hold open

@@ -6,11 +6,15 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustls::client::Resumption;
-use rustls::crypto::aws_lc_rs;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, Connection, RootCertStore};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, RootCertStore,
+    SignatureScheme,
+};
 use serde::{Deserialize, Serialize};
 
 /// In ALPN (RFC 7301).
@@ -22,7 +26,7 @@ const HTTP2: &[u8] = b"h2";
 pub struct Tls {
     /// The name or address that its certificate has to have.
     pub name: String,
-    /// PEM certificates that sign the server's; `None` for those of the system.
+    /// PEM certificates that sign the server's, or its own; `None` for those of the system.
     pub ca_file: Option<PathBuf>,
 }
 
@@ -54,9 +58,10 @@ impl Tls {
     /// They cannot be read, or the name cannot be one.
     pub fn connector(&self, http2: bool) -> Result<Connector, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(self.roots()?)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(self.verifier(provider)?))
             .with_no_client_auth();
         // Every client is somebody else: none continues the session of another one.
         config.resumption = Resumption::disabled();
@@ -78,8 +83,8 @@ impl Tls {
         Ok(self.connector(false)?.session()?.into())
     }
 
-    fn roots(&self) -> Result<RootCertStore, TlsError> {
-        let mut roots = RootCertStore::empty();
+    fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Verifier, TlsError> {
+        let (mut roots, mut named) = (RootCertStore::empty(), Vec::new());
         let from = match &self.ca_file {
             None => {
                 let found = rustls_native_certs::load_native_certs().certs;
@@ -93,16 +98,17 @@ impl Tls {
                 for certificate in CertificateDer::pem_slice_iter(&pem) {
                     let certificate = certificate.map_err(|error| bad(error.to_string()))?;
                     roots
-                        .add(certificate)
+                        .add(certificate.clone())
                         .map_err(|error| bad(error.to_string()))?;
+                    named.push(certificate);
                 }
                 from
             }
         };
-        if roots.is_empty() {
-            return Err(TlsError::Roots(from, "there are none".to_owned()));
-        }
-        Ok(roots)
+        let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|error| TlsError::Roots(from, error.to_string()))?;
+        Ok(Verifier { named, signed })
     }
 }
 
@@ -113,6 +119,55 @@ impl Connector {
     /// The settings do not fit together.
     pub fn session(&self) -> Result<ClientConnection, rustls::Error> {
         ClientConnection::new(self.config.clone(), self.name.clone())
+    }
+}
+
+/// Takes certificates that are signed by those of the file, and those of the file themselves: one that `openssl req -x509`
+/// has made signs itself and says that it signs others, which no server's may, and is what one tries things with.
+#[derive(Debug)]
+struct Verifier {
+    named: Vec<CertificateDer<'static>>,
+    signed: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        shown: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        stapled: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.named.contains(shown) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.signed
+            .verify_server_cert(shown, between, name, stapled, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed
+            .verify_tls12_signature(message, shown, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        shown: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed
+            .verify_tls13_signature(message, shown, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signed.supported_verify_schemes()
     }
 }
 

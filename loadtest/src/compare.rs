@@ -73,7 +73,7 @@ pub fn compare(args: &Compare) -> Result<Comparison, CompareError> {
     let bench = Bench::new(args, programs)?;
     let mut comparison = Comparison {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        command: crate::report::command(),
         began: crate::report::unix_now(),
         rounds: args.rounds,
         ..Comparison::default()

@@ -106,7 +106,7 @@ impl Load {
         let mut report = Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             began: crate::report::unix_now(),
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: crate::report::command(),
             ..Report::default()
         };
         report.processes = setup

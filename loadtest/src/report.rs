@@ -9,6 +9,7 @@ pub mod model;
 pub mod summary;
 pub mod units;
 
+mod command;
 mod costs;
 mod facts;
 #[cfg(test)]
@@ -18,4 +19,5 @@ mod plot;
 mod text;
 mod versus;
 
+pub use command::{command, without_password};
 pub use machine::{machine, unix_now};

@@ -9,6 +9,7 @@ use protocol::publish::{FUNCTION_NAME, PublishArgs, VERSION_FUNCTION_NAME, libra
 use redis::{Cmd, Parser, Value};
 use url::Url;
 
+use crate::report::without_password;
 use crate::target::{Publish, With};
 use crate::tls::{Duplex, Tls, TlsError};
 use crate::worker::response::{Part, Response};
@@ -62,7 +63,7 @@ struct Server {
 
 impl Server {
     fn parse(text: &str) -> Result<Self, WireError> {
-        let bad = |why| WireError::Url(text.to_owned(), why);
+        let bad = |why| WireError::Url(without_password(text), why);
         let url = Url::parse(text).map_err(|_| bad("it cannot be read"))?;
         if url.scheme() != "redis" {
             return Err(bad("only redis:// is supported here"));
@@ -182,7 +183,7 @@ impl Wire {
                 Ok((wire, Answers::Http(stream)))
             }
             Publish::Function { redis } | Publish::Xadd { redis } => {
-                let failed = |error| WireError::Connect(redis.clone(), error);
+                let failed = |error| WireError::Connect(without_password(redis), error);
                 let Redis { stream, parser } = Redis::connect(redis)?;
                 let address = stream.peer_addr().map_err(failed)?;
                 let reader = stream.try_clone().map_err(failed)?;

@@ -24,6 +24,9 @@ Examples:
       --connections 10000 --rooms 1000 --rate 1000 --html report.html
   What happens when everybody loses the connection at once?
     sse-loadtest storm --url http://127.0.0.1:8080 --redis redis://127.0.0.1:6379 --connections 18000 --spread-over 10s
+  Over TLS, with a hundred streams on each connection, and a token for each client
+    sse-loadtest run --url https://127.0.0.1:8443 --ca-file cert.pem --http2 100 \\
+      --tokens tokens.txt --header 'Cookie: sse_token={token}' --publish-key KEY
   Against other systems, on this machine
     sse-loadtest compare --systems gateway,floor,plain,nchan --rounds 5 --html compare.html
 

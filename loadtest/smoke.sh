@@ -47,10 +47,17 @@ echo "smoke: a run over HTTP, through XADD, and through the function with client
 "${load[@]}" run "${to[@]}" -c 200 -r 10 --rate 200 -d 2s --churn 50/s --away 200ms --stalled 1 --slow 2% \
   --workers 2 --html "$work/run.html" --json "$work/run.json" >"$work/run.log"
 grep -q '</html>' "$work/run.html"
+echo "smoke: the same clients, twenty on each connection over HTTP/2"
+"${load[@]}" run "${to[@]}" -c 200 -r 10 --rate 200 -d 2s --churn 50/s --away 200ms --http2 20 >"$work/run-http2.log"
 echo "smoke: a node is killed, then all streams are cut"
 "${load[@]}" storm "${to[@]}" -c 200 -r 10 --rate 200 -d 3s --kill "${pids[2]}" --spread-over 500ms >"$work/storm.log"
 echo "smoke: a comparison"
 "${load[@]}" compare --gateway "$bin/sse-gateway" --quick --rounds 1 --systems gateway,floor,plain,gateway-redis,relay \
   --loads fanout,rooms-redis --quiet --html "$work/compare.html" >"$work/compare.log"
 grep -q '</html>' "$work/compare.html"
+echo "smoke: tokens, TLS and HTTP/2"
+"${load[@]}" compare --gateway "$bin/sse-gateway" --quick --rounds 1 --systems gateway --loads tokens,tls,http2 --quiet \
+  >"$work/compare-exposed.log"
+if grep 'Not measured' "$work/compare-exposed.log"; then exit 1; fi
+grep -qE '\b([0-9]+) of \1 runs clean' "$work/compare-exposed.log"
 echo "smoke: clean"

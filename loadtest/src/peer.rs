@@ -25,6 +25,10 @@ use crate::target::Request;
 const KNOWN: &[(&str, &str)] = &[
     ("gateway", include_str!("../peers/gateway.toml")),
     (
+        "gateway-before",
+        include_str!("../peers/gateway-before.toml"),
+    ),
+    (
         "gateway-tokens",
         include_str!("../peers/gateway-tokens.toml"),
     ),

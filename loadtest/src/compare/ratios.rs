@@ -75,6 +75,14 @@ const SPECS: &[Spec] = &[
         0.98,
     ),
     spec(
+        "CPU per delivery, fan-out, to an earlier gateway",
+        side("fanout", CPU, GW),
+        side("fanout", CPU, "gateway-before"),
+        Better::Lower,
+        1.03,
+        1.0,
+    ),
+    spec(
         "CPU per delivery, fan-out, to Nchan",
         side("fanout", CPU, GW),
         side("fanout", CPU, "nchan"),

@@ -19,7 +19,7 @@ use crate::http;
 use crate::http::admin::{Admin, Gate, Readiness};
 use crate::http::encoding::ChunkedEncoder;
 use crate::http::listener::{self, ListenError};
-use crate::http::tls::{self, Tls};
+use crate::http::tls::{self, Tls, TlsError};
 use crate::hub::Inlets;
 use crate::metrics::{register_readiness, register_runtimes};
 use crate::notify::{notify, reloading};
@@ -31,7 +31,8 @@ mod shards;
 
 use settings::{
     admin_tls, broker, broker_name, disconnects_count, follow_disconnects, gate_rules, http_config,
-    hub_config, publish_rules, raise_file_limit, register, set_rates, stream_limits, stream_rules,
+    hub_config, protocols, publish_rules, raise_file_limit, register, set_rates, stream_limits,
+    stream_rules,
 };
 use shards::{Acceptor, Handed, Parts};
 
@@ -65,6 +66,15 @@ impl Listeners {
             admin: listener::bind(config.admin_addr(), ADMIN_BACKLOG, "--admin-listen")?,
         })
     }
+}
+
+/// Looks whether the certificates and keys that listeners show can be used.
+///
+/// # Errors
+/// The first that cannot.
+pub fn check_certificates(config: &Config) -> Result<(), TlsError> {
+    protocols(config)?;
+    admin_tls(config).map(drop)
 }
 
 /// Runs a node until it is told to stop. Needs a runtime; calls `started` when it serves.

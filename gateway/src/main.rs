@@ -34,8 +34,8 @@ fn main() -> ExitCode {
     match cli.command {
         Some(Command::PrintConfig) => return print(&config::print(&config)),
         Some(Command::CheckConfig) => {
-            if let Err(error) = config::check_files(&config.tokens) {
-                return fail(EXIT_USAGE, &error.to_string());
+            if let Err(sentence) = check_files(&config) {
+                return fail(EXIT_USAGE, &sentence);
             }
             warnings
                 .iter()
@@ -58,8 +58,8 @@ fn main() -> ExitCode {
         Some(Command::Doctor { json }) => return examine(&config, json),
         Some(Command::Completions { .. } | Command::Man { .. }) | None => {}
     }
-    if let Err(error) = config::check_files(&config.tokens) {
-        return fail(EXIT_USAGE, &error.to_string());
+    if let Err(sentence) = check_files(&config) {
+        return fail(EXIT_USAGE, &sentence);
     }
     let log = match telemetry::init(&config.log.level, config.log.format) {
         Ok(log) => log,
@@ -146,6 +146,12 @@ fn is_read_by_people(format: LogFormat) -> bool {
 fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// Looks whether the files that settings name can be used; what is wrong is one sentence.
+fn check_files(config: &Config) -> Result<(), String> {
+    config::check_files(&config.tokens).map_err(|error| error.to_string())?;
+    app::check_certificates(config).map_err(|error| error.to_string())
 }
 
 fn print(text: &str) -> ExitCode {

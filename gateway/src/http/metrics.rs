@@ -121,6 +121,10 @@ impl HttpMetrics {
             &["action", "reason"],
             registry
         )?;
+        // There from the beginning, so that a first refusal is a rise.
+        for action in [Action::Subscribe, Action::Publish] {
+            refused.with_label_values(&[action.label(), "missing"]);
+        }
         let accepted = register_int_counter_with_registry!(
             "sse_gateway_http_connections_accepted_total",
             "Connections accepted.",

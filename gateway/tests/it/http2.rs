@@ -359,3 +359,91 @@ async fn over_tls_it_is_chosen_by_alpn() {
     drop(tabs);
     wait_metric(&gateway, OPEN, 0.0).await;
 }
+
+/// A frame (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let stream = stream.to_be_bytes();
+    [&length[1..], &[kind, flags], &stream, payload].concat()
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const CONTINUATION: u8 = 9;
+
+/// `GET /rooms/demo/events`, in HPACK without Huffman codes and without the table (RFC 7541).
+fn head() -> Vec<u8> {
+    let path = b"/rooms/demo/events";
+    [&[0x82, 0x86, 0x04, 18][..], path, &[0x01, 1, b'x']].concat()
+}
+
+/// What a client writes that never reads, until the gateway cuts it off or there is no more.
+async fn attack(gateway: &Gateway, frames: impl Iterator<Item = Vec<u8>>) -> bool {
+    let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+    let start = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &frame(SETTINGS, 0, 0, &[])[..],
+    ]
+    .concat();
+    socket.write_all(&start).await.unwrap();
+    for bytes in frames {
+        let writing = socket.write_all(&bytes);
+        match tokio::time::timeout(std::time::Duration::from_millis(500), writing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return true,
+            // The gateway reads no more than it can answer.
+            Err(_) => return false,
+        }
+    }
+    // Whatever it has said, it ends the connection.
+    let mut answer = Vec::new();
+    let reading = socket.read_to_end(&mut answer);
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(5), reading).await;
+    ended.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn floods_end_their_own_connection_and_nobody_elses() {
+    let setup = Setup::memory().set("shards", "1");
+    // Not what ends them.
+    let gateway = setup.set("http.head_timeout", "1h").start().await;
+    let client = Http2::connect(gateway.address).await;
+    let tab = client.open("other").await;
+    // Requests that are taken back at once (CVE-2023-44487).
+    let rapid = (0..20_000u32).map(|number| {
+        let stream = 2 * number + 1;
+        let code = 8u32.to_be_bytes();
+        [
+            frame(HEADERS, 5, stream, &head()),
+            frame(RST_STREAM, 0, stream, &code),
+        ]
+        .concat()
+    });
+    assert!(attack(&gateway, rapid).await, "rapid reset");
+    // A head without end (CVE-2024-27316).
+    let begin = std::iter::once(frame(HEADERS, 1, 1, &head()));
+    let more = [&[0x00, 1, b'a', 100][..], &[b'b'; 100]]
+        .concat()
+        .repeat(100);
+    let endless = begin.chain((0..2000).map(|_| frame(CONTINUATION, 0, 1, &more)));
+    assert!(attack(&gateway, endless).await, "continuation");
+    let empty = std::iter::once(frame(HEADERS, 1, 1, &head()));
+    let empty = empty.chain((0..20_000).map(|_| frame(CONTINUATION, 0, 1, &[])));
+    assert!(attack(&gateway, empty).await, "empty frames");
+    // What has to be answered, by a client that does not read.
+    let pings = (0..200).map(|_| frame(PING, 0, 0, &[0; 8]).repeat(1000));
+    attack(&gateway, pings).await;
+    let settings = (0..200).map(|_| frame(SETTINGS, 0, 0, &[]).repeat(1000));
+    attack(&gateway, settings).await;
+    gateway.publish("other", "chat", "hi").await;
+    tab.wait("data: hi\n\n").await;
+    assert_eq!(tab.end(), None);
+    wait_metric(&gateway, OPEN, 1.0).await;
+    let memory = gateway
+        .metric("process_resident_memory_bytes")
+        .await
+        .unwrap();
+    assert!(memory < 200e6, "{memory}");
+}

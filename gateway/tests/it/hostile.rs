@@ -3,9 +3,11 @@
 
 mod bodies;
 mod heads;
+mod http2;
 mod pipelines;
 mod readers;
 mod smuggling;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -127,7 +129,7 @@ impl Scene {
 fn sum(metrics: &str, name: &str) -> f64 {
     let series = metrics.lines().filter(|line| {
         let rest = line.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with([' ', '{']))
+        rest.is_some_and(|rest| rest.starts_with([' ', '{', ',', '}']))
     });
     let numbers = series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
     numbers.sum()

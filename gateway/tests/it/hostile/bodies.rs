@@ -1,6 +1,23 @@
-//! Bodies that never end, or are larger than they said.
+//! Bodies that come slowly, never end, or are larger than they said.
 
 use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_bodies() {
+    let scene = Scene::begin(Setup::memory().set("http.body_timeout", "2s")).await;
+    let mut sockets = Vec::new();
+    for head in [
+        "POST /rooms/a/events HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n",
+        "POST /rooms/a/events HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n",
+        "POST /rooms/a/events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\nContent-Length: 60000\r\n\r\n",
+    ] {
+        sockets.extend(connect_many(scene.address(), 100, head.as_bytes()).await);
+    }
+    scene.unharmed().await;
+    drip(sockets, &scene).await;
+    assert_eq!(scene.gateway.room("a").await["length"], 0);
+    scene.end().await;
+}
 
 /// Whatever is announced or sent, no more of it is kept than an event may have.
 #[tokio::test(flavor = "multi_thread")]

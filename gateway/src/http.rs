@@ -292,7 +292,7 @@ where
                 permission::require(site, peer, parts, &room, Action::Subscribe).await?;
                 let query = history::query(parts.uri.query().unwrap_or_default())?;
                 let history = site.broker.history(room, query).await?;
-                Ok(error::json(StatusCode::OK, &history::answer(&history)).into())
+                Ok(error::json(StatusCode::OK, &history::answer(&history, query)).into())
             }
             accept if get || accept == Accept::Stream => {
                 *route = Route::Stream;

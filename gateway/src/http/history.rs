@@ -12,6 +12,10 @@ pub const DEFAULT_LIMIT: usize = 100;
 /// The most events in an answer.
 pub const MAX_LIMIT: usize = 1000;
 
+/// Bytes of names and data in an answer, if it is not a single event that has more: an answer that nobody takes stays in
+/// memory until the kernel gives the connection up.
+const MAX_BYTES: usize = 1 << 20;
+
 /// Reads `?after=ID&limit=N`. Without `after` it is the newest events.
 ///
 /// # Errors
@@ -45,24 +49,43 @@ pub fn query(query: &str) -> Result<HistoryQuery, Failure> {
     })
 }
 
-/// The answer. `last_id` is where to go on from: as `?after=` for the next page, or as the
-/// position of a stream.
+/// The answer, of [`MAX_BYTES`] at most: what is over is left for the next page, or of the newest events the oldest. `last_id`
+/// is where to go on from: as `?after=` for the next page, or as the position of a stream.
 #[must_use]
-pub fn answer(history: &History) -> Value {
-    let events: Vec<Value> = history.items.iter().filter_map(event).collect();
+pub fn answer(history: &History, query: HistoryQuery) -> Value {
+    let items = match query {
+        HistoryQuery::After { .. } => {
+            let fit = how_many_fit(history.items.iter());
+            &history.items[..fit]
+        }
+        HistoryQuery::Newest { .. } => {
+            let fit = how_many_fit(history.items.iter().rev());
+            &history.items[history.items.len() - fit..]
+        }
+    };
+    let events: Vec<Value> = items.iter().filter_map(event).collect();
     // Not the stream's last id: an event may have been stored between the two reads that a
     // broker needs for both.
-    let last = history
-        .items
-        .last()
-        .and_then(Item::id)
-        .unwrap_or(history.last_id);
+    let last = items.last().and_then(Item::id).unwrap_or(history.last_id);
     json!({
         "events": events,
         "last_id": last.to_string(),
         "oldest_id": history.oldest.map(|id| id.to_string()),
-        "more": history.more,
+        "more": history.more || items.len() < history.items.len(),
     })
+}
+
+/// One at least.
+fn how_many_fit<'a>(items: impl Iterator<Item = &'a Item>) -> usize {
+    let mut bytes = 0;
+    let fit = items.take_while(|item| {
+        let is_first = bytes == 0;
+        if let Item::Event(event) = item {
+            bytes += event.name.len() + event.data.len() + 1;
+        }
+        is_first || bytes <= MAX_BYTES
+    });
+    fit.count()
 }
 
 fn event(item: &Item) -> Option<Value> {
@@ -129,11 +152,49 @@ mod tests {
             "events": [{"id": "1-0", "event": "chat", "data": "hi"}],
             "last_id": "2-0", "oldest_id": "1-0", "more": true,
         });
-        assert_eq!(answer(&history), expected);
-        let nothing = answer(&History::default());
+        let newest = HistoryQuery::Newest { limit: 2 };
+        assert_eq!(answer(&history, newest), expected);
+        let nothing = answer(&History::default(), newest);
         assert_eq!(
             nothing,
             json!({"events": [], "last_id": "0-0", "oldest_id": null, "more": false})
         );
+    }
+
+    #[test]
+    fn an_answer_has_so_many_bytes_and_what_is_over_is_told() {
+        let of = |id: u64, bytes: usize| {
+            Item::Event(Event {
+                id: Some(EventId::new(id, 0)),
+                data: "x".repeat(bytes).into(),
+                ..Event::default()
+            })
+        };
+        let history = |sizes: [usize; 3]| History {
+            items: (1..).zip(sizes).map(|(id, bytes)| of(id, bytes)).collect(),
+            ..History::default()
+        };
+        let ids = |sizes, query| {
+            let answer = answer(&history(sizes), query);
+            let events = answer["events"].as_array().unwrap().iter();
+            let ids: Vec<_> = events.map(|event| event["id"].clone()).collect();
+            (ids, answer["last_id"].clone(), answer["more"] == true)
+        };
+        let after = HistoryQuery::After {
+            after: EventId::ZERO,
+            limit: 3,
+        };
+        let newest = HistoryQuery::Newest { limit: 3 };
+        let half = MAX_BYTES / 2;
+        let all = vec![json!("1-0"), json!("2-0"), json!("3-0")];
+        assert_eq!(ids([1, half, 1], after), (all, json!("3-0"), false));
+        let two = vec![json!("1-0"), json!("2-0")];
+        assert_eq!(ids([1, half, half], after), (two, json!("2-0"), true));
+        let two = vec![json!("2-0"), json!("3-0")];
+        assert_eq!(ids([half, half, 1], newest), (two, json!("3-0"), true));
+        let large = 2 * MAX_BYTES;
+        let one = |id| (vec![json!(id)], json!(id), true);
+        assert_eq!(ids([large, 1, 1], after), one("1-0"));
+        assert_eq!(ids([1, 1, large], newest), one("3-0"));
     }
 }

@@ -33,3 +33,29 @@ async fn streams_that_nobody_reads() {
     assert!(more < SLACK, "{more} bytes more");
     scene.end().await;
 }
+
+/// Answers that nobody reads have a size, whatever a room keeps.
+#[tokio::test(flavor = "multi_thread")]
+async fn history_that_nobody_reads() {
+    const ASKED: usize = 40;
+    let scene = Scene::begin(Setup::memory()).await;
+    let data = "x".repeat(32_000);
+    for _ in 0..500 {
+        scene.gateway.publish("kept", "bulk", &data).await;
+    }
+    let before = scene.memory().await;
+    let request = b"GET /rooms/kept/events?limit=1000 HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\n\r\n";
+    let sockets = connect_many(scene.address(), ASKED, request).await;
+    scene.unharmed().await;
+    eventually!(
+        sum(
+            &scene.gateway.admin("/metrics").await.unwrap().text(),
+            "sse_gateway_http_requests_total{route=\"history\""
+        ) >= ASKED as f64
+    );
+    // Each would have 16 MB.
+    let more = scene.memory().await - before;
+    assert!(more < 4e6 * ASKED as f64, "{more} bytes more");
+    drop(sockets);
+    scene.end().await;
+}

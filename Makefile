@@ -4,7 +4,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
 PAGE_TEST := gateway/tests/page/run.sh
 
-.PHONY: help test tools fmt lint doc page smoke metrics chart-test balancers roll-test kube-test unit deny run build bench image chart dist
+.PHONY: help test tools fmt lint doc page smoke metrics chart-test balancers roll-test kube-test fuzz unit deny run build bench image chart dist
 
 help:
 	@echo "make run     a gateway in development mode, with a demo page"
@@ -14,8 +14,9 @@ help:
 	@echo "make chart   the Helm chart as an archive"
 	@echo "make kube-test    the Helm chart on the cluster that kubectl points at, under load"
 	@echo "make dist    an archive of static programs, completions and man pages, with checksums"
+	@echo "make fuzz    each fuzz target for FUZZ_SECONDS (5)"
 	@echo "make bench   timings of the hub, and instructions against a baseline"
-	@echo "make fmt | lint | doc | deny | page | smoke | metrics | chart-test | balancers | roll-test | unit    one check"
+	@echo "make fmt | lint | doc | deny | page | smoke | metrics | chart-test | balancers | roll-test | fuzz | unit    one check"
 
 # The tests come last, so that their count closes the output.
 test:
@@ -31,6 +32,7 @@ test:
 	@$(MAKE) --no-print-directory chart-test
 	@$(MAKE) --no-print-directory balancers
 	@$(MAKE) --no-print-directory roll-test
+	@$(MAKE) --no-print-directory fuzz
 	@$(MAKE) --no-print-directory unit
 
 run:
@@ -83,6 +85,10 @@ roll-test: build
 # Not a part of `make test`: kubectl may point at any cluster. Says so where it reaches none.
 kube-test:
 	@deploy/kube-test.sh
+
+# The parsers, with whatever a fuzzer comes up with.
+fuzz:
+	@gateway/fuzz/run.sh
 
 image:
 	docker build -f deploy/Dockerfile -t sse-gateway:$(VERSION) --build-arg VERSION=$(VERSION) \

@@ -19,6 +19,8 @@ mod parse;
 mod tls;
 
 pub use layout::{Layout, Primary};
+#[cfg(fuzzing)]
+pub use locate::layout as layout_of;
 pub use locate::{Locator, redirection};
 
 /// Port of a Redis server unless the URL says otherwise.

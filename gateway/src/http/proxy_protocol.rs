@@ -29,7 +29,7 @@ pub(super) enum HeaderError {
 
 /// What the bytes so far are.
 #[derive(Debug, PartialEq, Eq)]
-enum Parsed {
+pub(super) enum Parsed {
     /// A header of so many bytes, and whom it names: nobody where the proxy speaks for itself.
     Whole(usize, Option<IpAddr>),
     /// The beginning of one.
@@ -38,7 +38,7 @@ enum Parsed {
     Malformed,
 }
 
-fn parse(bytes: &[u8]) -> Parsed {
+pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let begins = |prefix: &[u8]| bytes.iter().zip(prefix).all(|(a, b)| a == b);
     if begins(v1::PROTOCOL_PREFIX.as_bytes()) {
         parse_text(bytes)

@@ -8,14 +8,14 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body;
 use protocol::trace::TRACEPARENT;
 use protocol::{TraceParent, event};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::error::Failure;
 use crate::broker::{NewEvent, Wait};
 
+mod envelope;
 mod options;
 
+use envelope::Envelope;
 pub use options::{Options, answer};
 
 /// The most bytes of an idempotency key.
@@ -68,7 +68,17 @@ where
         Kind::Data => false,
     };
     let mut new = if envelope {
-        from_envelope(&bytes)?
+        let Envelope {
+            name,
+            data,
+            ephemeral,
+        } = Envelope::read(&bytes).map_err(Failure::bad)?;
+        NewEvent {
+            name: name.into(),
+            data: data.into(),
+            ephemeral,
+            ..NewEvent::default()
+        }
     } else {
         NewEvent {
             data: bytes,
@@ -135,66 +145,6 @@ impl Kind {
             _ => Self::Data,
         }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Envelope<'a> {
-    #[serde(default)]
-    event: Option<String>,
-    #[serde(borrow)]
-    data: &'a RawValue,
-    #[serde(default)]
-    ephemeral: bool,
-}
-
-fn from_envelope(body: &[u8]) -> Result<NewEvent, Failure> {
-    let text =
-        std::str::from_utf8(body).map_err(|_| Failure::from(protocol::EventError::NotUtf8))?;
-    let bad = |error: serde_json::Error| {
-        Failure::bad(format!(
-            "the request body is not a JSON object with data and perhaps event and ephemeral: {error}"
-        ))
-    };
-    if !text.trim_start().starts_with('{') {
-        return Err(Failure::bad(
-            "the request body is JSON, but not an object such as {\"event\":\"chat\",\"data\":\"hi\"}; to publish it as it is, send it as text/plain",
-        ));
-    }
-    let Envelope {
-        event,
-        data,
-        ephemeral,
-    } = serde_json::from_str(text).map_err(bad)?;
-    let data = match data.get() {
-        string if string.starts_with('"') => serde_json::from_str::<String>(string)
-            .map_err(bad)?
-            .into_bytes(),
-        other => compact(other),
-    };
-    Ok(NewEvent {
-        name: event.unwrap_or_default().into(),
-        data: data.into(),
-        ephemeral,
-        ..NewEvent::default()
-    })
-}
-
-/// JSON without the blanks between its tokens. Numbers and the order of members stay as they were
-/// written.
-fn compact(json: &str) -> Vec<u8> {
-    let (mut string, mut escaped) = (false, false);
-    let keep = |b: &u8| {
-        let blank = !string && b.is_ascii_whitespace();
-        match b {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = string,
-            b'"' => string = !string,
-            _ => {}
-        }
-        !blank
-    };
-    json.bytes().filter(keep).collect()
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {

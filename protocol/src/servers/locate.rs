@@ -376,6 +376,19 @@ pub fn redirection(asked: &Address, detail: &str) -> Option<(u16, Address)> {
     Some((slot, address))
 }
 
+/// The layout in the answers of a sentinel (`SENTINEL MASTER`, `SENTINEL GET-MASTER-ADDR-BY-NAME`) or of a cluster node
+/// (`CLUSTER INFO`, `CLUSTER SLOTS`), for the fuzz targets; `None` where they cannot be understood.
+#[cfg(fuzzing)]
+#[must_use]
+pub fn layout(asked: &Address, are_sentinels: bool, values: &[Value]) -> Option<Layout> {
+    let view = if are_sentinels {
+        sentinel_view(values.first()?, values.get(1)?)
+    } else {
+        cluster_view(asked, values).ok()
+    };
+    view.map(|view| view.layout)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -485,8 +485,9 @@ mod tests {
                 client.write_all(&event).await.unwrap();
                 read_until(&mut client, "}").await;
             }
-            let requests = "GET /rooms/a/events HTTP/1.1\r\nAccept: application/json\r\n\r\n\
-                            GET /rooms/a/events HTTP/1.1\r\n\r\n";
+            let history =
+                "GET /rooms/a/events?limit=1 HTTP/1.1\r\nAccept: application/json\r\n\r\n";
+            let requests = history.repeat(16) + "GET /rooms/a/events HTTP/1.1\r\n\r\n";
             client.write_all(requests.as_bytes()).await.unwrap();
             let text = read_until(&mut client, "\n\n\r\n").await;
             let (history, stream) = text.rsplit_once("HTTP/1.1 200 OK\r\n").unwrap();

@@ -84,7 +84,8 @@ pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32)
         })
     };
     let head_timeout = site.config.head_timeout;
-    socket.needs().allow_watch();
+    let needs = socket.needs();
+    needs.allow_watch();
     let connection = http2::Builder::new(Tasks(traffic.clone()))
         .timer(TokioTimer::new())
         .max_concurrent_streams(most)
@@ -103,6 +104,7 @@ pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32)
     let mut quiet = std::pin::pin!(sleep(head_timeout));
     let (mut told, mut requests) = (false, 0);
     poll_fn(|cx| {
+        needs.begin_turn();
         loop {
             if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                 if let Err(error) = ended {

@@ -5,6 +5,7 @@
 //! something to wait for. One that speaks TLS or HTTP/2 is watched from its beginning.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream as Bare;
 use std::pin::Pin;
@@ -23,6 +24,9 @@ use crate::hub::Wire;
 /// The most bytes of a first read: a request of a browser with its cookies.
 const FIRST_READ: usize = 4096;
 
+/// Reads of a turn, of some 8 KB each, where turns are counted: see [`Seen::begin_turn`].
+const READS: u32 = 2;
+
 /// What a socket that could not go on waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum Needs {
@@ -40,6 +44,8 @@ pub(super) enum Needs {
 pub(super) struct Seen {
     needs: Rc<Cell<Needs>>,
     may_watch: Rc<Cell<bool>>,
+    /// Reads that this turn has left; `None` where nobody counts.
+    reads: Rc<Cell<Option<u32>>>,
 }
 
 impl Seen {
@@ -50,6 +56,18 @@ impl Seen {
     /// Has the socket watched as soon as there is something to wait for.
     pub(super) fn allow_watch(&self) {
         self.may_watch.set(true);
+    }
+
+    /// From here on the socket gives what a few reads bring, and then waits for the thread's other work: frames of HTTP/2
+    /// that ask for next to nothing come in any number, and each costs its time.
+    pub(super) fn begin_turn(&self) {
+        self.reads.set(Some(READS));
+    }
+
+    /// A read has brought something.
+    fn count_read(&self) {
+        self.reads
+            .set(self.reads.get().map(|left| left.saturating_sub(1)));
     }
 
     /// Allows the socket to be watched, if it needs that. `true` asks for another poll, which does it.
@@ -233,17 +251,24 @@ impl Read for Socket {
             }
             return Poll::Ready(Ok(()));
         }
-        if let Inner::Secured(io) = &mut this.inner {
-            return Pin::new(&mut **io).poll_read(cx, buf);
-        }
-        if let Inner::Bare(_) = this.inner
-            && !this.seen.may_watch.get()
-        {
-            // Nothing is read here: what is not there yet is waited for, and what is there is found then.
-            this.seen.needs.set(Needs::Watch);
+        if this.seen.reads.get() == Some(0) {
+            // Woken once the runtime has looked at all its sockets: a wake-up at once would let it do so after many turns only.
+            let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
             return Poll::Pending;
         }
-        this.watch()?.poll_read(cx, buf)
+        let read = match &mut this.inner {
+            Inner::Secured(io) => Pin::new(&mut **io).poll_read(cx, buf),
+            Inner::Bare(_) if !this.seen.may_watch.get() => {
+                // Nothing is read here: what is not there yet is waited for, and what is there is found then.
+                this.seen.needs.set(Needs::Watch);
+                return Poll::Pending;
+            }
+            _ => this.watch()?.poll_read(cx, buf),
+        };
+        if read.is_ready() {
+            this.seen.count_read();
+        }
+        read
     }
 }
 

@@ -162,6 +162,32 @@ async fn floods_of_frames() {
     scene.end().await;
 }
 
+/// Frames that come as fast as they are taken, on more connections than there are shards: each has its turn, and no more.
+#[tokio::test(flavor = "multi_thread")]
+async fn pings_that_go_on_and_on() {
+    let scene = Scene::begin(Setup::memory()).await;
+    let ping = frame(PING, 0, 0, &[7; 8]).repeat(1000);
+    let mut floods = Vec::new();
+    for _ in 0..8 {
+        let (mut read, mut write) = hello(&scene, &[]).await.into_split();
+        let ping = ping.clone();
+        floods.push(tokio::spawn(async move {
+            while write.write_all(&ping).await.is_ok() {}
+        }));
+        floods.push(tokio::spawn(async move {
+            let mut answers = vec![0; 1 << 16];
+            while read.read(&mut answers).await.is_ok_and(|got| got > 0) {}
+        }));
+    }
+    for _ in 0..4 {
+        scene.unharmed().await;
+    }
+    for flood in floods {
+        flood.abort();
+    }
+    scene.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_end_the_connection() {
     let scene = Scene::begin(Setup::memory()).await;

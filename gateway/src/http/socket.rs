@@ -41,41 +41,45 @@ pub(super) enum Needs {
 
 /// What a socket needs, as its owner sees it from outside of hyper.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
-    needs: Rc<Cell<Needs>>,
-    may_watch: Rc<Cell<bool>>,
+pub(super) struct Seen(Rc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    needs: Cell<Needs>,
+    may_watch: Cell<bool>,
     /// Reads that this turn has left; `None` where nobody counts.
-    reads: Rc<Cell<Option<u32>>>,
+    reads: Cell<Option<u32>>,
 }
 
 impl Seen {
     pub(super) fn get(&self) -> Needs {
-        self.needs.get()
+        self.0.needs.get()
     }
 
     /// Has the socket watched as soon as there is something to wait for.
     pub(super) fn allow_watch(&self) {
-        self.may_watch.set(true);
+        self.0.may_watch.set(true);
     }
 
     /// From here on the socket gives what a few reads bring, and then waits for the thread's other work: frames of HTTP/2
     /// that ask for next to nothing come in any number, and each costs its time.
     pub(super) fn begin_turn(&self) {
-        self.reads.set(Some(READS));
+        self.0.reads.set(Some(READS));
     }
 
     /// A read has brought something.
     fn count_read(&self) {
-        self.reads
-            .set(self.reads.get().map(|left| left.saturating_sub(1)));
+        self.0
+            .reads
+            .set(self.0.reads.get().map(|left| left.saturating_sub(1)));
     }
 
     /// Allows the socket to be watched, if it needs that. `true` asks for another poll, which does it.
     pub(super) fn watch(&self) -> bool {
-        let wanted = self.needs.get() == Needs::Watch;
+        let wanted = self.0.needs.get() == Needs::Watch;
         if wanted {
-            self.needs.set(Needs::Nothing);
-            self.may_watch.set(true);
+            self.0.needs.set(Needs::Nothing);
+            self.0.may_watch.set(true);
         }
         wanted
     }
@@ -224,7 +228,7 @@ impl Socket {
     }
 
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.seen.needs.set(if written.is_pending() {
+        self.seen.0.needs.set(if written.is_pending() {
             Needs::Write
         } else {
             Needs::Nothing
@@ -251,16 +255,16 @@ impl Read for Socket {
             }
             return Poll::Ready(Ok(()));
         }
-        if this.seen.reads.get() == Some(0) {
+        if this.seen.0.reads.get() == Some(0) {
             // Woken once the runtime has looked at all its sockets: a wake-up at once would let it do so after many turns only.
             let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
             return Poll::Pending;
         }
         let read = match &mut this.inner {
             Inner::Secured(io) => Pin::new(&mut **io).poll_read(cx, buf),
-            Inner::Bare(_) if !this.seen.may_watch.get() => {
+            Inner::Bare(_) if !this.seen.0.may_watch.get() => {
                 // Nothing is read here: what is not there yet is waited for, and what is there is found then.
-                this.seen.needs.set(Needs::Watch);
+                this.seen.0.needs.set(Needs::Watch);
                 return Poll::Pending;
             }
             _ => this.watch()?.poll_read(cx, buf),

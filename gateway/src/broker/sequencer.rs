@@ -18,6 +18,8 @@ mod judge;
 const MAX_HELD: usize = 1024;
 /// Ids that a room remembers of what it handed on.
 pub const RECENT: usize = 32;
+/// Entries that show where two branches part: one more than a room remembers.
+pub const BRANCH: usize = RECENT + 1;
 /// Bytes of held messages of one room.
 const MAX_HELD_BYTES: usize = 4 << 20;
 
@@ -43,8 +45,8 @@ pub enum Read {
     Head,
     /// The facts, the entry itself and the first entries after it.
     After(EventId),
-    /// The facts and the last [`RECENT`] entries up to it.
-    UpTo(EventId),
+    /// The facts, the last entry up to it and the first [`BRANCH`] after that one.
+    Around(EventId),
 }
 
 /// A stream at one instant: its facts and the entries that were asked for.
@@ -97,6 +99,8 @@ pub struct Sequencer {
     /// The last ids that were handed on, of whichever primary: all of those above `known_from`.
     recent: VecDeque<EventId>,
     known_from: EventId,
+    /// Of so many of them, those above this id are of a branch that was lost.
+    parted: (usize, EventId),
     /// There were more: `known_from` is not where the room began.
     has_forgotten: bool,
     /// The head that is missing in the stream is being compared with it, or was.
@@ -135,6 +139,7 @@ impl Default for Sequencer {
             counted: None,
             recent: VecDeque::new(),
             known_from: EventId::ZERO,
+            parted: (0, EventId::ZERO),
             has_forgotten: false,
             compares: false,
             compared: None,
@@ -272,7 +277,7 @@ impl Sequencer {
                 false
             }
             Read::After(asked) => self.judge(asked, tail, out),
-            Read::UpTo(_) => {
+            Read::Around(_) => {
                 self.compare(&tail, out);
                 true
             }
@@ -340,7 +345,7 @@ impl Sequencer {
         let follows = id > self.floor
             && message.prev.is_some_and(|prev| {
                 let branched = self.behind.is_some_and(|behind| prev > behind);
-                let known = || self.recent.contains(&prev) || self.behind == Some(prev);
+                let known = || self.is_on_branch(prev) || self.behind == Some(prev);
                 prev == head || (prev != EventId::ZERO && prev < head && !branched && known())
             });
         if follows {
@@ -374,6 +379,7 @@ impl Sequencer {
         self.floor = self.floor.max(self.head.unwrap_or_default());
         if reason == ResetReason::Fork {
             self.head = Some(resume);
+            self.parted = (self.recent.len(), resume);
         } else {
             self.begin_at(resume);
         }
@@ -398,7 +404,7 @@ impl Sequencer {
     fn issue(&mut self, out: &mut Vec<Output>) {
         let read = match self.head {
             None => Read::Head,
-            Some(head) if self.compares => Read::UpTo(head),
+            Some(_) if self.compares => Read::Around(self.known_from),
             Some(head) => Read::After(self.behind.unwrap_or(head)),
         };
         self.reading = Reading::Pending(read);

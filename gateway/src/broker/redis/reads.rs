@@ -9,7 +9,7 @@ use redis::{Cmd, Value};
 
 use super::commands::{Away, Refusal, check, text};
 use super::{Purpose, Shared};
-use crate::broker::sequencer::{RECENT, Read, Tail};
+use crate::broker::sequencer::{BRANCH, Read, Tail};
 use crate::hub::{History, HistoryQuery, Item};
 
 /// Entries per page of a range read for live rooms.
@@ -47,17 +47,17 @@ impl From<Refusal> for ReadError {
 pub(super) async fn tail(shared: &Shared, room: &RoomName, read: Read) -> Result<Tail, ReadError> {
     let key = shared.keys.room(room);
     let limit = PAGE;
-    let range = match read {
-        Read::Head => None,
-        Read::After(after) => Some(range_after(&key, after, limit)),
-        Read::UpTo(id) => {
-            let mut range = redis::cmd("XREVRANGE");
-            range.arg(&key).arg(id.to_string()).arg("-");
-            range.arg("COUNT").arg(RECENT);
-            Some(range)
+    let ranges = match read {
+        Read::Head => Vec::new(),
+        Read::After(after) => vec![range_after(&key, after, limit)],
+        Read::Around(id) => {
+            let mut before = redis::cmd("XREVRANGE");
+            before.arg(&key).arg(id.to_string()).arg("-");
+            before.arg("COUNT").arg(1);
+            vec![before, range_after(&key, id, BRANCH)]
         }
     };
-    let Some((info, entries)) = transaction(shared, &key, range).await? else {
+    let Some((info, entries)) = transaction(shared, &key, ranges).await? else {
         return Ok(Tail::default());
     };
     let mut tail = Tail {
@@ -73,9 +73,11 @@ pub(super) async fn tail(shared: &Shared, room: &RoomName, read: Read) -> Result
             let items = items(shared, room, entries)?;
             fill_after(&mut tail.history, items, after, limit);
         }
-        Read::UpTo(_) => {
-            tail.history.items = items(shared, room, entries)?;
-            tail.history.items.reverse();
+        Read::Around(_) => {
+            let mut items = items(shared, room, entries)?;
+            // The one itself ends the first range and begins the second.
+            items.dedup_by_key(|item| item.id());
+            tail.history.items = items;
         }
     }
     Ok(tail)
@@ -97,7 +99,7 @@ pub(super) async fn history(
         }
         HistoryQuery::After { after, limit } => range_after(&key, after, limit),
     };
-    let Some((info, entries)) = transaction(shared, &key, Some(range)).await? else {
+    let Some((info, entries)) = transaction(shared, &key, vec![range]).await? else {
         return Ok(History::default());
     };
     let mut history = info.history();
@@ -132,16 +134,16 @@ fn fill_after(history: &mut History, mut items: Vec<Item>, after: EventId, limit
     history.items = items;
 }
 
-/// `None` where there is no such key.
+/// The entries of all ranges, one after the other; `None` where there is no such key.
 async fn transaction(
     shared: &Shared,
     key: &str,
-    range: Option<Cmd>,
-) -> Result<Option<(Info, Value)>, ReadError> {
+    ranges: Vec<Cmd>,
+) -> Result<Option<(Info, Vec<Value>)>, ReadError> {
     let mut info = redis::cmd("XINFO");
     info.arg("STREAM").arg(key);
     let mut commands = vec![redis::cmd("MULTI"), info];
-    commands.extend(range);
+    commands.extend(ranges);
     commands.push(redis::cmd("EXEC"));
     shared.metrics.range_reads.inc();
     let to = shared.at(key);
@@ -161,8 +163,13 @@ async fn transaction(
         Some(value) => Info::parse(&check(value)?).ok_or_else(unreadable)?,
         None => return Err(unreadable()),
     };
-    let entries = parts.next().unwrap_or(Value::Nil);
-    Ok(Some((info, check(entries)?)))
+    let mut entries = Vec::new();
+    for range in parts {
+        if let Value::Array(list) = check(range)? {
+            entries.extend(list);
+        }
+    }
+    Ok(Some((info, entries)))
 }
 
 fn unreadable() -> ReadError {
@@ -244,10 +251,7 @@ fn names_no_predecessor(fields: &Value) -> bool {
         .any(|pair| text(&pair[0]) == Some(b"prev") && text(&pair[1]) == Some(b"0-0"))
 }
 
-fn items(shared: &Shared, room: &RoomName, entries: Value) -> Result<Vec<Item>, ReadError> {
-    let Value::Array(entries) = entries else {
-        return Ok(Vec::new());
-    };
+fn items(shared: &Shared, room: &RoomName, entries: Vec<Value>) -> Result<Vec<Item>, ReadError> {
     let mut items = Vec::with_capacity(entries.len());
     for entry in entries {
         items.push(item(shared, room, entry).ok_or_else(unreadable)?);

@@ -14,7 +14,16 @@ impl Sequencer {
         self.recent.clear();
         self.recent.push_back(head);
         self.known_from = head;
+        self.parted = (0, EventId::ZERO);
         self.has_forgotten = false;
+    }
+
+    /// Whether it was handed on lately, and not before a fork that lost it: what follows such a one there does not follow
+    /// the head.
+    pub(super) fn is_on_branch(&self, id: EventId) -> bool {
+        let (before, common) = self.parted;
+        let mut recent = self.recent.iter().enumerate();
+        recent.any(|(at, &known)| known == id && (at >= before || id <= common))
     }
 
     pub(super) fn remember(&mut self, id: EventId) {
@@ -23,6 +32,7 @@ impl Sequencer {
         {
             self.known_from = self.known_from.max(forgotten);
             self.has_forgotten = true;
+            self.parted.0 = self.parted.0.saturating_sub(1);
         }
         self.recent.push_back(id);
     }
@@ -48,37 +58,31 @@ impl Sequencer {
     /// Looks for what the stream has in common with what was handed on: it goes on from there.
     pub(super) fn compare(&mut self, tail: &Tail, out: &mut Vec<Output>) {
         self.compares = false;
-        self.compared = self.head;
-        let ids = tail.history.items.iter().filter_map(Item::id);
-        // Up to where the room began it was another node's affair. Only while there are two primaries can a
-        // room begin at an event of the wrong one.
-        let began = self.known_from;
-        let is_whole = tail
-            .history
-            .items
-            .iter()
-            .any(|item| item.id() == Some(began));
-        let before_it_began = |id: EventId| {
-            id <= began && !self.has_forgotten && (is_whole || id.ms + TWO_PRIMARIES < began.ms)
-        };
-        let known = |id: &EventId| self.recent.contains(id) || before_it_began(*id);
-        // Both branches begin alike, with what is perhaps older than what is remembered; later entries may have the same
-        // id by chance.
-        let mut ids = ids.peekable();
-        if self.has_forgotten {
-            while ids.next_if(|id| !known(id)).is_some() {}
+        if !tail.exists {
+            // There is nothing to compare with, or it begins just now: the next read says which.
+            return;
         }
-        let mut common = None;
-        while let Some(id) = ids.next_if(known) {
+        self.compared = self.head;
+        let (began, head) = (self.known_from, self.head.unwrap_or_default());
+        let ids = tail.history.items.iter().filter_map(Item::id);
+        let before = ids.clone().take_while(|&id| id <= began).last();
+        // Both branches begin alike: what comes after the first difference may have the same id by chance.
+        let mut ids = ids.filter(|&id| id > began && id <= head).peekable();
+        let mut common = before.filter(|&id| id == began);
+        while let Some(id) = ids.next_if(|id| self.recent.contains(id)) {
             common = Some(id);
         }
-        let has_parted =
-            ids.peek().is_some() || (common.is_none() && !tail.history.items.is_empty());
+        // Up to where the room began it was another node's affair. Only while there are two primaries can a
+        // room begin at an event of the wrong one.
+        let is_older = |id: EventId| !self.has_forgotten && id.ms + TWO_PRIMARIES < began.ms;
+        if common.is_none() && before.is_some_and(is_older) {
+            common = Some(began);
+        }
+        let has_parted = ids.peek().is_some() || (common.is_none() && before.is_some());
         if !has_parted {
             // The next read begins where this one ended: what comes between them is of another branch.
             let last = tail.history.last_id;
-            let is_below = tail.exists && self.head.is_some_and(|head| last < head);
-            self.behind = is_below.then_some(last);
+            self.behind = (last < head).then_some(last);
             return;
         }
         let (after, resume) = match common {

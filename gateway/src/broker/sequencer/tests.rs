@@ -73,7 +73,7 @@ fn short(out: &mut Vec<Output>) -> String {
     let words = out.drain(..).map(|output| match output {
         Output::Read(Read::Head) => "rhead".to_owned(),
         Output::Read(Read::After(after)) => format!("r{}", after.ms),
-        Output::Read(Read::UpTo(last)) => format!("c{}", last.ms),
+        Output::Read(Read::Around(last)) => format!("c{}", last.ms),
         Output::RetryLater => "later".to_owned(),
         Output::Joined(head) => format!("joined{}", head.ms),
         Output::Append(item) => item.id().map_or("e".to_owned(), |id| id.ms.to_string()),
@@ -219,4 +219,29 @@ fn held_messages_are_bounded() {
     assert_eq!(short(&mut out), "r5");
     room.read(Some(tail(&[(10, Some(5))], 10, Some(1))), &mut out);
     assert!(room.is_reading(), "what was dropped is read");
+}
+
+/// Two primaries took more beside each other than a room remembers.
+#[test]
+fn a_long_branch_is_followed_from_where_it_parted() {
+    let (mut room, mut out) = (joined_at(50), Vec::new());
+    for ms in (60..=400).step_by(10) {
+        room.message(message(ms, ms - 10), &mut out);
+    }
+    room.lost();
+    room.confirmed(&mut out);
+    assert!(short(&mut out).ends_with(" 400 r400"));
+    let branch = |ids: &[u64]| {
+        let items: Vec<_> = ids.iter().map(|&ms| (ms, Some(ms - 1))).collect();
+        Tail {
+            deleted: Some(id(0)),
+            ..tail(&items, 401, Some(10))
+        }
+    };
+    room.read(Some(branch(&[401])), &mut out);
+    assert_eq!(short(&mut out), "c80", "where the room's memory begins");
+    let common = (80..=350).step_by(10);
+    let ids: Vec<u64> = common.chain(351..=356).collect();
+    room.read(Some(branch(&ids)), &mut out);
+    assert_eq!(short(&mut out), "Fork 350..350 r350");
 }

@@ -253,3 +253,40 @@ fn what_comes_after_a_comparison_is_looked_at() {
     ]);
     assert_eq!(reasons(&node), [ResetReason::Fork]);
 }
+
+/// The stream is gone when it is compared, and begins again, with lower ids, before it is read.
+#[test]
+fn what_begins_during_a_comparison_is_compared_again() {
+    let fails = false;
+    let node = play(&[
+        Connect,
+        BackUp,
+        Lose,
+        Fork {
+            writes: 0,
+            back: true,
+            cut: false,
+        },
+        Execute,
+        Connect,
+        Return { fails },
+        HEARD,
+        HEARD,
+        Execute,
+        Restore { back: true },
+        HEARD,
+        Connect,
+        Return { fails },
+        Execute,
+        HEARD,
+        Return { fails },
+        Fork {
+            writes: 2,
+            back: true,
+            cut: false,
+        },
+        Execute,
+        HEARD,
+    ]);
+    assert_eq!(reasons(&node), [ResetReason::Fork]);
+}

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use protocol::{Event, EventId};
 
 use super::reference::Faults;
-use crate::broker::sequencer::{Message, RECENT, Read, Tail};
+use crate::broker::sequencer::{BRANCH, Message, Read, Tail};
 use crate::hub::{History, Item};
 
 /// Entries per page.
@@ -235,10 +235,12 @@ impl Redis {
             history.items.truncate(PAGE);
             history.anchor_found = stream.entries.iter().any(|(ms, _)| id(*ms) == after);
         }
-        if let Read::UpTo(last) = read {
-            let up_to = stream.entries.iter().filter(|(ms, _)| id(*ms) <= last);
-            let mut items: Vec<Item> = up_to.map(|&(ms, prev)| event(Some(ms), prev, ms)).collect();
-            history.items = items.split_off(items.len().saturating_sub(RECENT));
+        if let Read::Around(middle) = read {
+            let items = |&(ms, prev): &(u64, Option<u64>)| event(Some(ms), prev, ms);
+            let at = stream.entries.partition_point(|(ms, _)| id(*ms) <= middle);
+            let around = stream.entries.iter().skip(at.saturating_sub(1));
+            let count = BRANCH + at.min(1);
+            history.items = around.take(count).map(items).collect();
         }
         Tail {
             exists: true,

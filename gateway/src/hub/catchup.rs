@@ -6,6 +6,9 @@
 //!
 //! Invariant: pages are bounded by number and bytes. When one has to go, those who are still in it
 //! keep the rest of the event that they are in the middle of, and ask again.
+//!
+//! Invariant: nobody goes from a page to the log unless both are of one stream. For a moment after a failover they are
+//! not: one of them came from the old primary, the other one from the new one. Who comes then waits.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,7 +17,6 @@ use protocol::EventId;
 
 use super::log::{Place, RoomLog};
 use super::resume::{Verdict, judge};
-use super::room::Room;
 use super::state::{Purpose, Read, State};
 use super::subscriber::{Handle, PageCursor, Source};
 use super::{History, HistoryError, HistoryQuery, Position, ResetReason};
@@ -26,19 +28,26 @@ const PAGES_KEPT: usize = 64;
 /// The part of the shard's log memory that pages may take.
 const PAGES_SHARE: usize = 4;
 /// How long a page is kept that nobody is in: a herd comes over some time.
-const KEPT_TICKS: u32 = 20;
+const KEPT_TICKS: u16 = 20;
+/// Ticks for which somebody waits at a position of a lost branch, while the node may still hear the old primary: 2 s, until
+/// sentinels agree.
+const LOST_PATIENCE: u16 = 40;
+/// How long somebody waits for a log and a stream to agree: 30 s, like a witness (`state.rs`). Then the stream counts.
+const PATIENCE: u16 = 600;
 
 /// Who waits for pages of one room, and the read that is under way for them.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     /// The read that is under way, or has failed and is to be tried again.
     reading: Option<u32>,
-    /// What the room log ended with when it began.
-    head: EventId,
     /// The next read is for these...
     waiting: Vec<Handle>,
     /// ...of whom this many were there before the read under way began.
     fresh: usize,
+    /// What the room log ended with when the read under way began.
+    head: EventId,
+    /// The page that began where the log ends did not reach any of them.
+    is_far: bool,
     /// Newcomers, until the next tick: a herd gathers, and its oldest member sets the beginning.
     arriving: Vec<Handle>,
     queued: bool,
@@ -62,9 +71,10 @@ pub(super) struct Page {
     links: Vec<(EventId, Option<EventId>)>,
     /// What the read said besides the items.
     facts: History,
-    /// The stream had not even what the room log had when the read began: the log's history is another one, and the
-    /// node has not noticed yet.
-    is_log_astray: bool,
+    /// The stream ended below what the log had when the read began: a failover has lost the rest of it.
+    is_below: bool,
+    /// When it came, or later, it was not of the stream that the room log is of, as far as could be seen.
+    is_astray: bool,
     used: u32,
 }
 
@@ -81,6 +91,19 @@ impl Page {
             self.links.last().is_some_and(|(last, _)| after <= *last) || after == self.facts.last_id
         };
         known || (fresh && !self.facts.more)
+    }
+
+    /// Whether what it says and the log are of one stream: one of them ends with what the other one has. A page with
+    /// more after it may not reach so far.
+    fn agrees(&self, log: &RoomLog) -> bool {
+        let (head, last) = (log.head(), self.facts.last_id);
+        let has_head = head == last
+            || (head == self.log.floor() && self.facts.anchor_found)
+            || self
+                .links
+                .binary_search_by_key(&head, |(id, _)| *id)
+                .is_ok();
+        has_head || (last != EventId::ZERO && matches!(log.locate(last), Place::At(_)))
     }
 
     fn judge(&self, after: EventId) -> Verdict {
@@ -115,20 +138,27 @@ impl State {
         let Some(after) = catch_up.after().filter(|_| !catch_up.waiting) else {
             return;
         };
+        let is_known = catch_up.agreed || matches!(room.log.locate(after), Place::At(_));
+        let is_late = catch_up.waits > PATIENCE;
         if let Some(offset) = room.log.seek(after).filter(|_| catch_up.proved) {
-            let end = room.log.end();
-            self.place(key, offset, end, after);
-            self.flush(key);
+            if is_known || is_late {
+                let end = room.log.end();
+                self.place(key, offset, end, after);
+                self.flush(key);
+                return;
+            }
+            // The log has parted from what the page was of.
+            catch_up.proved = false;
+            self.wait_for_tick(handle, room_key);
             return;
         }
         catch_up.reading = true;
         // Only newcomers gather: one that is in the midst of it goes on at once.
         let ripe = catch_up.proved || catch_up.presented.is_none();
         let proved = catch_up.proved;
-        let kept = self
-            .pages
-            .iter()
-            .position(|page| page.room == room_key && page.answers(after, proved, false));
+        let kept = self.pages.iter().position(|page| {
+            page.room == room_key && !page.is_astray && page.answers(after, proved, false)
+        });
         if let Some(at) = kept {
             self.serve(handle, at);
             return;
@@ -160,15 +190,28 @@ impl State {
             return;
         };
         let mut begin = after;
+        let agrees = page.agrees(&self.rooms[room_key].log);
+        let last = page.facts.last_id;
+        // A log that is shorter than a read takes says nothing.
+        let is_short = !page.is_below && last < self.rooms[room_key].log.floor();
+        let patience = if is_short { KEPT_TICKS } else { PATIENCE };
+        let (waits, waits_long) = (catch_up.waits <= LOST_PATIENCE, catch_up.waits <= patience);
+        let (is_whole, is_below) = (!page.facts.more, page.is_below);
+        page.is_astray |= !agrees && is_whole;
         if !catch_up.proved {
             catch_up.answered_by(Source::Broker);
             let verdict = page.judge(after);
-            let goes_on = matches!(verdict, Verdict::Proved | Verdict::Trimmed(_));
-            if page.is_log_astray && goes_on && after < self.rooms[room_key].log.head() {
-                // What the log has after this position is not what follows it, and may have been seen.
+            let is_lost = matches!(verdict, Verdict::Lost(_));
+            // What the log has after this position is not what follows it, and may have been seen.
+            let is_apart = !agrees && (is_whole || is_lost);
+            // Without a stream there is nothing to wait for.
+            let is_gone = is_lost && last == EventId::ZERO;
+            if !is_gone && ((is_apart && waits_long) || (is_lost && is_below && waits)) {
+                page.is_astray = true;
                 self.wait_for_tick(handle, room_key);
                 return;
             }
+            catch_up.agreed = agrees;
             match verdict {
                 Verdict::Proved => catch_up.proved = true,
                 Verdict::Trimmed(resume) => {
@@ -180,13 +223,10 @@ impl State {
                 Verdict::Lost(reason) => {
                     let log = &self.rooms[room_key].log;
                     let (head, end) = (log.head(), log.end());
-                    // While the log is not where the stream is, as after a failover, its head may be of the lost branch, and
-                    // another node may have handed on more of it: from there it would give that again.
-                    let resume = if head == page.facts.last_id {
-                        head
-                    } else {
-                        head.max(after)
-                    };
+                    // A log that is not where the stream is may be of a lost branch, and another node may have handed on
+                    // more of it: from its head that would be given again.
+                    let is_there = agrees && !is_below;
+                    let resume = if is_there { head } else { head.max(after) };
                     self.reset_to(key, reason, Some(after), end, resume);
                     self.to_flush.push_back(handle);
                     return;
@@ -199,6 +239,7 @@ impl State {
         }
         if let Some(catch_up) = &mut self.subscribers[key].catch_up {
             let offset = log.seek(begin).unwrap_or(log.start());
+            catch_up.agreed = agrees;
             catch_up.replayed += log.stored_after(begin);
             catch_up.page = Some(PageCursor { log, offset });
         }
@@ -209,6 +250,7 @@ impl State {
     fn wait_for_tick(&mut self, handle: Handle, room_key: usize) {
         if let Some(catch_up) = &mut self.subscribers[handle.0 as usize].catch_up {
             catch_up.reading = true;
+            catch_up.waits = catch_up.waits.saturating_add(1);
         }
         let reader = &mut self.rooms[room_key].reader;
         if reader.arriving.is_empty() {
@@ -260,8 +302,14 @@ impl State {
             };
             let reader = &mut room.reader;
             reader.waiting.retain(|handle| position(handle).is_some());
-            let Some(after) = reader.waiting.iter().filter_map(position).min() else {
+            let Some(oldest) = reader.waiting.iter().filter_map(position).min() else {
                 continue;
+            };
+            // Who is ahead of the log goes on there: the page has to show that the log's end is on the way.
+            let after = if reader.is_far {
+                oldest
+            } else {
+                oldest.min(room.log.head())
             };
             let trace = reader.waiting.iter().find_map(|(key, _)| {
                 let catch_up = self.subscribers[*key as usize].catch_up.as_ref()?;
@@ -321,6 +369,7 @@ impl State {
             self.keep_page(room_key, after, history);
         }
         let count = waiting.len();
+        let mut is_answered = false;
         for (index, handle) in waiting.into_iter().chain(arriving).enumerate() {
             let fresh = index < fresh;
             let key = handle.0 as usize;
@@ -342,6 +391,7 @@ impl State {
                 self.reset_to(key, ResetReason::Unknown, Some(after), end, head);
                 self.to_flush.push_back(handle);
             } else if history.is_some() && self.pages[newest].answers(after, proved, fresh) {
+                is_answered = true;
                 self.serve(handle, newest);
             } else if index < count {
                 self.rooms[room_key].reader.waiting.push(handle);
@@ -349,6 +399,8 @@ impl State {
                 self.wait_for_tick(handle, room_key);
             }
         }
+        let is_partial = history.as_ref().is_some_and(|history| history.more);
+        self.rooms[room_key].reader.is_far = is_partial && !is_answered;
         self.want_page(room_key);
     }
 
@@ -370,19 +422,13 @@ impl State {
             ..*history
         };
         let used = self.now();
-        let Room {
-            log: live, reader, ..
-        } = &self.rooms[room];
-        // Another primary may lack the last events of the log, and the log goes on from what both have.
-        let is_common = history.last_id != EventId::ZERO
-            && matches!(live.locate(history.last_id), Place::At(_));
-        let is_log_astray = history.last_id < reader.head && !is_common;
         self.pages.push_back(Page {
             room,
             log: Rc::new(log),
             links,
             facts,
-            is_log_astray,
+            is_below: history.last_id < self.rooms[room].reader.head,
+            is_astray: false,
             used,
         });
         let most = self.config.log_memory / PAGES_SHARE;
@@ -435,7 +481,7 @@ impl State {
         }
         let now = self.now();
         let unused = |page: &Page| {
-            Rc::strong_count(&page.log) == 1 && now.wrapping_sub(page.used) > KEPT_TICKS
+            Rc::strong_count(&page.log) == 1 && now.wrapping_sub(page.used) > u32::from(KEPT_TICKS)
         };
         while let Some(at) = self.pages.iter().position(unused) {
             self.drop_page(at);

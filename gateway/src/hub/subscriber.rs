@@ -65,6 +65,10 @@ pub(super) struct CatchUp {
     pub(super) source: Option<Source>,
     /// Stored events that it was given from pages.
     pub(super) replayed: usize,
+    /// The last page and the room log were of one stream.
+    pub(super) agreed: bool,
+    /// Ticks for which there was nothing for it.
+    pub(super) waits: u16,
 }
 
 /// A place in a page of history.
@@ -94,6 +98,8 @@ impl CatchUp {
             trace: None,
             source,
             replayed: 0,
+            agreed: false,
+            waits: 0,
         }
     }
 

@@ -110,8 +110,9 @@ impl State {
             };
             let is_it = subscriber.serial == handle.1 && subscriber.room as usize == room_key;
             if is_it && subscriber.catch_up.is_none() && id > common {
-                subscriber.keep_rest(log, subscriber.offset);
-                fall_behind(subscriber, id);
+                // What it was given since is of the branch that is lost: then that is its position.
+                let seen = subscriber.keep_rest(log, subscriber.offset);
+                fall_behind(subscriber, id.max(seen));
             }
         }
     }

@@ -24,6 +24,8 @@ use through::{Calling, Holding};
 
 mod through;
 
+mod forks;
+
 mod permission;
 
 struct Nowhere;

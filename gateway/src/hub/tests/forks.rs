@@ -1,0 +1,118 @@
+//! Two primaries for a moment: what a shard reads and what it hears come from one each.
+
+use super::*;
+
+/// A stream of these ids.
+fn stream(ids: &[u64]) -> Vec<Item> {
+    let mut prev = EventId::ZERO;
+    let item = |&ms: &u64| {
+        let id = EventId::new(ms, 0);
+        Item::Event(Event {
+            id: Some(id),
+            prev: Some(std::mem::replace(&mut prev, id)),
+            ..Event::default()
+        })
+    };
+    ids.iter().map(item).collect()
+}
+
+impl World {
+    /// A room with these ids, of which its log has those after the second one.
+    fn with(ids: &[u64]) -> Self {
+        let mut world = Self::new(1 << 20);
+        world.stored = stream(&ids[..2]);
+        world.given = 2;
+        world.join(1, Framing::Identity);
+        world.stored = stream(ids);
+        world.give(usize::MAX);
+        world
+    }
+
+    /// Time passes while another primary with these ids answers.
+    fn asks(&mut self, ids: &[u64], ticks: usize) {
+        self.stored = stream(ids);
+        for _ in 0..ticks {
+            self.state.tick();
+            self.collect();
+            while !self.reads.is_empty() {
+                self.answer();
+            }
+            for _ in 0..4 {
+                self.turn();
+            }
+        }
+    }
+
+    /// What the last client has got, in short.
+    fn heard(&mut self) -> String {
+        let last = self.clients.len() - 1;
+        while self.read(last, 1 << 16) {}
+        let bytes = std::mem::take(&mut self.clients[last].received);
+        let text = String::from_utf8(bytes).unwrap();
+        // What else the gateway sends, heartbeats too, is one mark.
+        let text = text.replace("head", "").replace("!open!", "");
+        text.replace("!reset:", "reset ").replace('!', "")
+    }
+}
+
+#[test]
+fn a_page_of_the_old_primary_does_not_lead_into_the_log_of_the_new_one() {
+    let old = [2, 4, 8, 12, 14];
+    let mut world = World::with(&[2, 4, 10]);
+    world.stored = stream(&old);
+    // It has 8, of the old one.
+    world.join(3, Framing::Identity);
+    world.asks(&old, 5);
+    assert_eq!(world.heard(), "", "nothing is sure yet");
+    world.asks(&[2, 4, 10], 2);
+    assert_eq!(world.heard(), "reset Unknown");
+    world.stored = stream(&[2, 4, 10, 13]);
+    world.given = 3;
+    world.give(1);
+    world.turn();
+    assert_eq!(world.heard(), "{[13]}");
+}
+
+#[test]
+fn a_position_of_the_new_primary_waits_for_a_node_that_hears_the_old_one() {
+    let new = [2, 4, 10, 12];
+    let mut world = World::with(&[2, 4, 8, 14]);
+    world.stored = stream(&new);
+    // It has 10, of the new one.
+    world.join(2, Framing::Identity);
+    world.asks(&new, 5);
+    assert_eq!(world.heard(), "", "14 does not follow");
+    let (room, after) = (world.room.clone(), EventId::new(4, 0));
+    let reset = Reset {
+        reason: ResetReason::Fork,
+        after,
+        resume: after,
+    };
+    world.state.supply(Supply::Reset { room, reset });
+    world.given = 2;
+    world.give(usize::MAX);
+    world.asks(&new, 2);
+    assert_eq!(world.heard(), "{[12]}");
+}
+
+/// Another node handed on more of the lost branch than this one.
+#[test]
+fn a_position_beyond_what_is_left_is_told_and_kept_from_a_repeat() {
+    let mut world = World::with(&[2, 4, 8]);
+    world.stored = stream(&[2, 4, 8, 12]);
+    world.join(1, Framing::Identity);
+    world.asks(&[2, 4], 5);
+    assert_eq!(world.heard(), "", "the old primary may still be heard");
+    // Its clock is behind: a lower id than the client has.
+    let new = [2, 4, 9];
+    world.stored = stream(&new);
+    world.given = 2;
+    world.give(usize::MAX);
+    world.asks(&new, 2);
+    assert_eq!(world.heard(), "reset Future", "through 9");
+    world.stored = stream(&[2, 4, 9, 11]);
+    world.given = 3;
+    world.give(1);
+    world.turn();
+    assert_eq!(world.heard(), "{[11]}", "it follows the node");
+}

@@ -109,6 +109,8 @@ pub struct Sequencer {
     /// The subscription is confirmed.
     connected: bool,
     reading: Reading,
+    /// The link went while the read was under way: its answer may be of a primary that another one has replaced.
+    is_void: bool,
     /// Another read has to follow the one under way.
     again: bool,
     held: Vec<Message>,
@@ -145,6 +147,7 @@ impl Default for Sequencer {
             compared: None,
             connected: false,
             reading: Reading::No,
+            is_void: false,
             again: false,
             held: Vec::new(),
             held_bytes: 0,
@@ -200,6 +203,7 @@ impl Sequencer {
     /// The link is gone; nothing arrives until [`Sequencer::confirmed`].
     pub fn lost(&mut self) {
         self.connected = false;
+        self.is_void |= matches!(self.reading, Reading::Pending(_));
         self.signals = 0;
         self.suspect = None;
         // What was stored is read when the link is back, perhaps from another primary, which does not
@@ -262,6 +266,12 @@ impl Sequencer {
         let Reading::Pending(read) = self.reading else {
             return;
         };
+        if std::mem::take(&mut self.is_void) {
+            self.reading = Reading::Failed;
+            self.gone |= self.gone_at_issue;
+            self.retry(out);
+            return;
+        }
         let Some(tail) = tail else {
             self.reading = Reading::Failed;
             self.gone |= self.gone_at_issue;

@@ -325,6 +325,12 @@ impl RoomLog {
         self.complete.then_some((self.start, self.floor))
     }
 
+    /// Whether it has something after `from` up to `to`, or had.
+    pub(super) fn has_between(&self, from: EventId, to: EventId) -> bool {
+        let count = |id| self.entries.partition_point(|e| e.id <= id);
+        from < self.floor || count(from) < count(to)
+    }
+
     /// How many stored events come after `id`.
     pub(super) fn stored_after(&self, id: EventId) -> usize {
         let first = self.entries.partition_point(|e| e.id <= id);

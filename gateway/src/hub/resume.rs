@@ -147,9 +147,15 @@ impl State {
         }
         subscriber.place(offset, end, seen);
         if seen != EventId::ZERO {
+            let room = &mut self.rooms[subscriber.room as usize];
+            let head = room.log.head();
+            if seen > head {
+                room.ahead = room.ahead.max(seen);
+            }
             self.witnesses.push_back(Witness {
                 handle: (key as u32, subscriber.serial),
                 id: seen,
+                head,
                 since: self.now,
             });
         }

@@ -14,6 +14,8 @@ pub(super) struct Room {
     /// Its place among the classes of rooms.
     pub(super) class: usize,
     pub(super) log: RoomLog,
+    /// The highest position that a subscriber had of the stream and the log had not reached yet.
+    pub(super) ahead: EventId,
     /// Keys of the subscribers; each knows its index here.
     pub(super) members: Vec<u32>,
     /// Members below this index are still due in the pass under way.
@@ -51,6 +53,7 @@ impl Room {
             name,
             class,
             log: RoomLog::new(EventId::ZERO),
+            ahead: EventId::ZERO,
             members: Vec::new(),
             due: 0,
             queued: None,

@@ -42,6 +42,8 @@ const LINGER_TICKS: u32 = 200;
 pub(super) struct Witness {
     pub(super) handle: Handle,
     pub(super) id: protocol::EventId,
+    /// What the log ended with then.
+    pub(super) head: protocol::EventId,
     pub(super) since: u32,
 }
 
@@ -376,6 +378,7 @@ impl State {
             self.tell_live();
         }
         if self.now.is_multiple_of(10) {
+            self.tick_ahead();
             self.retry();
         }
         if self.now.is_multiple_of(FORGET_TICKS) {

@@ -5,7 +5,9 @@
 
 use std::time::Instant;
 
-use super::log::RoomLog;
+use protocol::EventId;
+
+use super::log::{Place, RoomLog};
 use super::node::Counters;
 use super::state::{State, Witness, Writing};
 use super::subscriber::{CatchUp, Flush, Subscriber, Work};
@@ -13,6 +15,8 @@ use super::{Item, Position, Reset, ResetReason};
 
 /// Rooms that the memory limit may shorten before other work gets its turn.
 const EVICTIONS_AT_ONCE: usize = 8;
+/// How long a log may take to come to a position that a subscriber has already: 2 s.
+const AHEAD_TICKS: u32 = 40;
 
 impl State {
     /// New items of a room, in order.
@@ -33,6 +37,12 @@ impl State {
             }
         }
         self.log_bytes = self.log_bytes + room.log.memory() - before;
+        if room.ahead != EventId::ZERO {
+            self.check_ahead(room_key);
+        }
+        let Some(room) = self.rooms.get_mut(room_key) else {
+            return;
+        };
         let count = items.len() as u64;
         Counters::bump(&self.counters.events_appended, count);
         let streams = room.members.len() as u64;
@@ -66,6 +76,55 @@ impl State {
         }
     }
 
+    /// Who had more of the stream than the log is not given again what it has. Where the log comes to another id instead, it
+    /// was a stream that is lost: then what was left out was not theirs, and they are asked again.
+    pub(super) fn check_ahead(&mut self, room_key: usize) {
+        let Some(room) = self.rooms.get_mut(room_key) else {
+            return;
+        };
+        let log = &room.log;
+        let now = self.now;
+        let mut ahead = EventId::ZERO;
+        for witness in &self.witnesses {
+            let &Witness {
+                handle,
+                id,
+                head,
+                since,
+            } = witness;
+            let Some(subscriber) = self.subscribers.get_mut(handle.0 as usize) else {
+                continue;
+            };
+            let is_it = subscriber.serial == handle.1 && subscriber.room as usize == room_key;
+            // Its floor is there until the log has reached it.
+            if !is_it || subscriber.catch_up.is_some() || subscriber.floor() != id || id <= head {
+                continue;
+            }
+            let is_late = log.head() > id || now.wrapping_sub(since) > AHEAD_TICKS;
+            let is_other = !matches!(log.locate(id), Place::At(_)) && log.has_between(head, id);
+            if is_other && is_late {
+                subscriber.keep_rest(log, subscriber.offset);
+                fall_behind(subscriber, id);
+            } else if log.head() < id {
+                ahead = ahead.max(id);
+            }
+        }
+        room.ahead = ahead;
+    }
+
+    /// The same for those whom nothing more reaches.
+    pub(super) fn tick_ahead(&mut self) {
+        let rooms = self.rooms.iter();
+        let keys: Vec<usize> = rooms
+            .filter(|(_, room)| room.ahead != EventId::ZERO)
+            .map(|(key, _)| key)
+            .collect();
+        for key in keys {
+            self.check_ahead(key);
+            self.queue(key);
+        }
+    }
+
     /// Continuity of the live room broke: everyone is told, the log begins anew.
     pub(super) fn reset_room(&mut self, room_key: usize, reset: Reset) {
         if !self.rooms.get(room_key).is_some_and(|room| room.joined) {
@@ -84,6 +143,7 @@ impl State {
         room.backfilled = false;
         let before = room.log.memory();
         room.log.restart(reset.resume);
+        room.ahead = EventId::ZERO;
         room.log.append_control(
             super::Control::Reset {
                 reset,
@@ -102,7 +162,7 @@ impl State {
 
     /// Whose position was proved by the stream itself beyond what the log had in common with it, may have it from
     /// the stream that is there now: it is asked again, instead of being given again what it has.
-    fn prove_again(&mut self, room_key: usize, common: protocol::EventId) {
+    fn prove_again(&mut self, room_key: usize, common: EventId) {
         let log = &self.rooms[room_key].log;
         for &Witness { handle, id, .. } in &self.witnesses {
             let Some(subscriber) = self.subscribers.get_mut(handle.0 as usize) else {
@@ -275,7 +335,7 @@ fn leave_log(subscriber: &mut Subscriber, log: &RoomLog) {
     fall_behind(subscriber, id.max(subscriber.floor()));
 }
 
-fn fall_behind(subscriber: &mut Subscriber, after: protocol::EventId) {
+fn fall_behind(subscriber: &mut Subscriber, after: EventId) {
     let want = Position::After(after);
     subscriber.catch_up = Some(Box::new(CatchUp {
         presented: None,

@@ -116,3 +116,41 @@ fn a_position_beyond_what_is_left_is_told_and_kept_from_a_repeat() {
     world.turn();
     assert_eq!(world.heard(), "{[11]}", "it follows the node");
 }
+
+/// The old primary answered while the log had only what both have; the new one goes on with lower ids.
+#[test]
+fn what_is_below_a_lost_position_is_not_left_out_in_silence() {
+    let old = [2, 4, 8, 12];
+    let mut world = World::with(&[2, 4]);
+    world.stored = stream(&old);
+    world.join(1, Framing::Identity);
+    world.asks(&old, 2);
+    let new = [2, 4, 9];
+    world.stored = stream(&new);
+    world.given = 2;
+    world.give(usize::MAX);
+    world.asks(&new, 2);
+    assert_eq!(world.heard(), "", "perhaps the log comes to 12");
+    let new = [2, 4, 9, 13];
+    world.stored = stream(&new);
+    world.given = 3;
+    world.give(1);
+    world.asks(&new, 3);
+    assert_eq!(world.heard(), "reset Unknown", "through 13");
+}
+
+/// The same where nothing more comes.
+#[test]
+fn who_is_ahead_of_another_stream_is_told_in_time() {
+    let old = [2, 4, 8, 12];
+    let mut world = World::with(&[2, 4]);
+    world.stored = stream(&old);
+    world.join(1, Framing::Identity);
+    world.asks(&old, 2);
+    let new = [2, 4, 9];
+    world.stored = stream(&new);
+    world.given = 2;
+    world.give(usize::MAX);
+    world.asks(&new, 60);
+    assert_eq!(world.heard(), "reset Future", "through 9");
+}

@@ -167,6 +167,11 @@ impl Driver {
 
     pub(super) async fn pushes(&mut self, id: ServerId) {
         let mut moved = HashSet::new();
+        if self.is_replaced(Some(id)) {
+            self.link_down(id, "another server has taken its place")
+                .await;
+            return;
+        }
         let failed = loop {
             let Some(link) = self.server(id).and_then(|server| server.link.as_mut()) else {
                 return;

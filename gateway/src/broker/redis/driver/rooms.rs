@@ -319,10 +319,13 @@ impl Driver {
 
     pub(super) fn read(&mut self, handle: Handle, result: Result<Tail, ReadError>) {
         self.reading -= 1;
+        let server = self.rooms.current(handle).and_then(|room| room.server);
+        let is_replaced = self.is_replaced(server);
         let Some(room) = self.rooms.current(handle) else {
             return;
         };
         let tail = match result {
+            Ok(_) if is_replaced => None,
             Ok(tail) => {
                 room.has_wrong_type = false;
                 Some(tail)

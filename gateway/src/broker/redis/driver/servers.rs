@@ -106,6 +106,18 @@ impl Driver {
         self.servers.iter_mut().find(|server| server.id == id)
     }
 
+    /// Whether another server is known to have taken its place, and rooms have not been put there yet. What it says is
+    /// not heard any more: histories are read at the other one already, and the two must not be mixed.
+    pub(super) fn is_replaced(&self, id: Option<ServerId>) -> bool {
+        let server = self.servers.iter().find(|server| Some(server.id) == id);
+        let layout = self.shared.topology.layout();
+        let (Some(server), Some(layout)) = (server, layout) else {
+            return false;
+        };
+        let mut primaries = layout.primaries().iter();
+        !primaries.any(|primary| primary.address == server.address)
+    }
+
     pub(super) async fn layout(&mut self, found: Found) {
         match found {
             Ok(layout) => {

@@ -56,6 +56,38 @@ impl World {
         Effect::may_lose()
     }
 
+    /// The old primary goes on as soon as another one says that it is it: nodes, publishers and most sentinels do not know yet.
+    pub async fn thaw_primary(&mut self, room: usize) -> Effect {
+        let before = self.primary(room).await;
+        let nodes = self.deployment.nodes();
+        let mut others = Vec::new();
+        for (number, node) in nodes.iter().enumerate() {
+            let role = node.info("replication", "role").await;
+            if number != before && role.as_deref() == Some("slave") {
+                others.push(number);
+            }
+        }
+        nodes[before].server.signal("STOP");
+        eventually!(
+            {
+                let mut is_any = false;
+                for &other in &others {
+                    let role = nodes[other].info("replication", "role").await;
+                    is_any |= role.as_deref() == Some("master");
+                }
+                is_any
+            },
+            "nobody takes over from node {before}"
+        );
+        nodes[before].server.signal("CONT");
+        self.promoted(room, before).await;
+        eventually!(
+            nodes[before].follows().await,
+            "node {before} is not demoted"
+        );
+        Effect::may_lose()
+    }
+
     /// A primary and its replica are gone; the other rooms live on. Both come back, so that the next round has a whole cluster.
     pub async fn lose_primary(&mut self, room: usize) -> Effect {
         let primary = self.primary(room).await;

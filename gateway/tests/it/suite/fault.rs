@@ -42,6 +42,8 @@ pub enum Fault {
     PromotedWith,
     /// Its replica lacks the last events; with a single Redis, an older copy comes back.
     PromotedWithout,
+    /// It stands still until a replica is promoted, and goes on: it takes writes beside the new one until it is demoted.
+    PrimaryThawed,
     SentinelFailover,
     ClusterFailover,
     SlotMoved,
@@ -111,11 +113,14 @@ impl Fault {
         ];
         match topology {
             Topology::Single => faults.push(RedisEmptied),
-            Topology::Sentinel => faults.extend([PrimaryKilled, PromotedWith, SentinelFailover]),
+            Topology::Sentinel => {
+                faults.extend([PrimaryKilled, PromotedWith, PrimaryThawed, SentinelFailover]);
+            }
             Topology::Cluster => {
                 faults.extend([
                     PrimaryKilled,
                     PromotedWith,
+                    PrimaryThawed,
                     ClusterFailover,
                     SlotMoved,
                     PrimaryLost,

@@ -192,6 +192,7 @@ impl World {
             }
             Fault::PromotedWith => self.promote_with(room).await,
             Fault::PromotedWithout => self.promote_without(room).await,
+            Fault::PrimaryThawed => self.thaw_primary(room).await,
             Fault::SentinelFailover => {
                 if let Deployment::Sentinel(redis) = &self.deployment {
                     redis.fail_over().await;

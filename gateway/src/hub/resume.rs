@@ -11,11 +11,11 @@ use opentelemetry::KeyValue;
 use opentelemetry::trace::TraceContextExt;
 use protocol::EventId;
 
-use super::log::Place;
+use super::log::{Place, RoomLog};
 use super::node::Counters;
 use super::state::{Purpose, Read, State, Witness};
 use super::subscriber::{Handle, Source};
-use super::{Control, History, HistoryError, HistoryQuery, Position, Reset, ResetReason};
+use super::{Control, History, HistoryError, HistoryQuery, Item, Position, Reset, ResetReason};
 
 impl State {
     /// The broker has confirmed a room.
@@ -246,6 +246,8 @@ impl State {
         match result {
             // A read that is older than the log's beginning would leave a hole before it.
             Ok(history) if history.last_id < room.log.floor() => {}
+            // One of them is of a primary that another one has replaced.
+            Ok(history) if !is_of_one_stream(&history, &room.log) => {}
             Ok(history) => {
                 let before = room.log.memory();
                 let limits = (self.config.log_bytes, self.config.log_entries);
@@ -304,6 +306,13 @@ impl State {
     }
 }
 
+/// Whether the newest history and a log are of one stream: one of them ends with what the other one has.
+fn is_of_one_stream(history: &History, log: &RoomLog) -> bool {
+    let (head, last) = (log.head(), history.last_id);
+    let mut ids = history.items.iter().filter_map(Item::id);
+    head == last || ids.any(|id| id == head) || matches!(log.locate(last), Place::At(_))
+}
+
 /// What a read says of a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -342,7 +351,6 @@ pub(super) fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::Item;
     use protocol::Event;
 
     fn judge(after: EventId, history: &History) -> Verdict {

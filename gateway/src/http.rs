@@ -75,6 +75,8 @@ pub struct HttpConfig {
     pub head_timeout: Duration,
     /// Time for a whole request body.
     pub body_timeout: Duration,
+    /// An answer of which the client takes nothing for so long is given up.
+    pub answer_timeout: Duration,
     /// Size of a request head.
     pub max_head_bytes: usize,
     /// How often clients may ask.

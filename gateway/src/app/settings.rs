@@ -112,6 +112,7 @@ pub(super) fn http_config(config: &Config, files: Option<u64>) -> Result<HttpCon
         allowed_origins: Live::new(http.origins()),
         head_timeout: http.head_timeout,
         body_timeout: http.body_timeout,
+        answer_timeout: config.stream.lag_timeout,
         max_head_bytes: http.max_head_bytes,
         rates: Rates::default(),
         limits: Live::new(stream_limits(config, files)),

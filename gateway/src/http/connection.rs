@@ -22,7 +22,7 @@ use tracing::{debug, trace};
 
 use super::listener::Accepted;
 use super::peer::Peer;
-use super::socket::{First, Needs, Socket};
+use super::socket::{First, Needs, Patience, Socket};
 use super::stream::Opening;
 use super::tls::{self, Tls};
 use super::{Outcome, Site, answer, http2, metrics, proxy_protocol};
@@ -227,6 +227,7 @@ async fn speak(site: Rc<Site>, socket: Socket, peer: Peer) {
         }
     });
     let needs = socket.needs();
+    let mut patience = Patience::new(site.config.answer_timeout);
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(site.config.head_timeout)
@@ -248,6 +249,10 @@ async fn speak(site: Rc<Site>, socket: Socket, peer: Peer) {
             }
             if ended.is_pending() && needs.watch() {
                 continue;
+            }
+            if ended.is_pending() && patience.is_over(&needs, cx) {
+                trace!("A connection was closed: its client reads nothing.");
+                return Poll::Ready(None);
             }
             // Asked last: most connections are streams by now, and never wait for the node's end.
             if ended.is_pending() && !told && closing.as_mut().poll(cx).is_ready() {
@@ -368,6 +373,7 @@ mod tests {
                 allowed_origins: Live::new(Vec::new()),
                 head_timeout: Duration::from_secs(60),
                 body_timeout: Duration::from_secs(60),
+                answer_timeout: Duration::from_secs(60),
                 max_head_bytes: 16384,
                 rates: Default::default(),
                 limits: Live::new(StreamLimits::default()),

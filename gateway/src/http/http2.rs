@@ -27,13 +27,15 @@ use tracing::trace;
 use super::body::Answer;
 use super::connection::adopt;
 use super::peer::Peer;
-use super::socket::Socket;
+use super::socket::{Patience, Socket};
 use super::{Outcome, Site, answer};
 use crate::drain::Phase;
 use crate::hub::Wire;
 
+mod answer;
 mod stream;
 
+use answer::{AnswerBody, Taken};
 use stream::{Pipe, StreamBody, StreamLine, When};
 
 /// What a client with prior knowledge sends first (RFC 9113, section 3.4).
@@ -51,6 +53,9 @@ const IDLE: Duration = Duration::from_secs(60);
 /// Time between a stream's last bytes and its reset: browsers drop what they have not read when a reset comes (seen in
 /// Chromium), and with it the time to come back after.
 const RESET_AFTER: Duration = Duration::from_millis(100);
+/// Time for a stream's last bytes where the client gives no window for them, and for a client that was told to go and has
+/// nothing under way.
+const LAST_WITHIN: Duration = Duration::from_secs(2);
 /// Requests that a client took back before they were looked at, and those that were refused for its faults: one that
 /// has more of them is cut off (CVE-2023-44487).
 const RESETS: (usize, usize) = (20, 128);
@@ -64,8 +69,15 @@ struct Traffic {
     requests: Cell<u64>,
     /// The task of the request that has its turn...
     task: RefCell<Option<Waker>>,
-    /// ...and the stream that it has just become.
-    fresh: RefCell<Option<Rc<Pipe>>>,
+    /// ...and what it has just become.
+    fresh: RefCell<Option<Became>>,
+}
+
+/// What a request has become.
+#[derive(Debug)]
+enum Became {
+    Stream(Rc<Pipe>),
+    Answer(Rc<Taken>),
 }
 
 /// Serves requests and streams until the client goes, or the node stops. `most` of them at a time.
@@ -86,18 +98,22 @@ pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32)
     let head_timeout = site.config.head_timeout;
     let needs = socket.needs();
     needs.allow_watch();
-    let connection = http2::Builder::new(Tasks(traffic.clone()))
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(most)
-        .max_header_list_size(u32::try_from(site.config.max_head_bytes).unwrap_or(u32::MAX))
-        .max_send_buf_size(SEND_BUFFER)
-        .initial_stream_window_size(WINDOWS.0)
-        .initial_connection_window_size(WINDOWS.1)
-        .keep_alive_interval(PING.0)
-        .keep_alive_timeout(PING.1)
-        .max_pending_accept_reset_streams(RESETS.0)
-        .max_local_error_reset_streams(RESETS.1)
-        .serve_connection(socket, service);
+    let mut patience = Patience::new(site.config.answer_timeout);
+    let connection = http2::Builder::new(Tasks {
+        traffic: traffic.clone(),
+        answer_timeout: site.config.answer_timeout,
+    })
+    .timer(TokioTimer::new())
+    .max_concurrent_streams(most)
+    .max_header_list_size(u32::try_from(site.config.max_head_bytes).unwrap_or(u32::MAX))
+    .max_send_buf_size(SEND_BUFFER)
+    .initial_stream_window_size(WINDOWS.0)
+    .initial_connection_window_size(WINDOWS.1)
+    .keep_alive_interval(PING.0)
+    .keep_alive_timeout(PING.1)
+    .max_pending_accept_reset_streams(RESETS.0)
+    .max_local_error_reset_streams(RESETS.1)
+    .serve_connection(socket, service);
     let mut connection = std::pin::pin!(connection);
     // From then on a client that comes back has to come to another node, so not on this connection.
     let mut draining = std::pin::pin!(site.lifecycle.reached(Phase::Draining));
@@ -112,16 +128,22 @@ pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32)
                 }
                 return Poll::Ready(());
             }
+            if patience.is_over(&needs, cx) {
+                trace!("A connection was closed: its client reads nothing.");
+                return Poll::Ready(());
+            }
             if !told && draining.as_mut().poll(cx).is_ready() {
                 told = true;
                 connection.as_mut().graceful_shutdown();
+                quiet.as_mut().reset(Instant::now() + LAST_WITHIN);
                 continue;
             }
             if quiet.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
             let was = std::mem::replace(&mut requests, traffic.requests.get());
-            let mut pause = IDLE;
+            // One that was told to go is not waited for, once nothing is under way.
+            let mut pause = if told { LAST_WITHIN } else { IDLE };
             if traffic.open.get() == 0 && was == requests {
                 if told {
                     return Poll::Ready(());
@@ -152,14 +174,19 @@ async fn respond(
                     .headers_mut()
                     .insert(header::CONTENT_LENGTH, length);
             }
-            response.map(|_| Content::Answer(Answer::Whole(Bytes::new())))
+            response.map(|_| Content::Answer(AnswerBody::new(Answer::Whole(Bytes::new()))))
         }
-        Outcome::Answer(response) => response.map(Content::Answer),
+        Outcome::Answer(response) => response.map(|answer| {
+            let body = AnswerBody::new(answer);
+            let taken = Became::Answer(body.taken());
+            traffic.fresh.replace(Some(taken));
+            Content::Answer(body)
+        }),
         Outcome::Stream(mut opening) => {
             let headers = std::mem::take(&mut opening.headers);
             let task = traffic.task.take();
             let pipe = Pipe::new(task.unwrap_or_else(|| Waker::noop().clone()), peer.clone());
-            traffic.fresh.replace(Some(pipe.clone()));
+            traffic.fresh.replace(Some(Became::Stream(pipe.clone())));
             let line = StreamLine::new(pipe.clone());
             adopt(site, peer, Wire::Other(Box::new(line)), opening);
             let mut response = Response::new(Content::Stream(StreamBody::new(pipe)));
@@ -171,7 +198,7 @@ async fn respond(
 
 /// What follows a head.
 enum Content {
-    Answer(Answer),
+    Answer(AnswerBody),
     Stream(StreamBody),
 }
 
@@ -184,9 +211,10 @@ impl Body for Content {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match &mut *self {
-            Self::Answer(answer) => Pin::new(answer).poll_frame(cx),
-            Self::Stream(stream) => stream.next().map(|slice| slice.map(|s| Ok(Frame::data(s)))),
+            Self::Answer(answer) => answer.next(cx),
+            Self::Stream(stream) => stream.next(),
         }
+        .map(|slice| slice.map(|slice| Ok(Frame::data(slice))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -206,52 +234,79 @@ impl Body for Content {
 
 /// Runs the tasks of requests on the shard's thread.
 #[derive(Clone)]
-struct Tasks(Rc<Traffic>);
+struct Tasks {
+    traffic: Rc<Traffic>,
+    answer_timeout: Duration,
+}
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
     fn execute(&self, future: F) {
-        self.0.open.set(self.0.open.get() + 1);
+        let traffic = self.traffic.clone();
+        traffic.open.set(traffic.open.get() + 1);
         tokio::task::spawn_local(Task {
             future: Box::pin(future),
-            pipe: None,
+            became: None,
             pause: None,
-            traffic: self.0.clone(),
+            taken: 0,
+            answer_timeout: self.answer_timeout,
+            traffic,
         });
     }
 }
 
-/// One request, or the stream that it has become.
+/// One request, or what it has become.
 struct Task<F> {
     future: Pin<Box<F>>,
-    pipe: Option<Rc<Pipe>>,
-    /// Until the reset.
-    pause: Option<Pin<Box<Sleep>>>,
+    became: Option<Became>,
+    /// Until the reset, if nothing changes.
+    pause: Option<Pause>,
+    /// Slices of the answer that were taken before the pause began.
+    taken: u64,
+    answer_timeout: Duration,
     traffic: Rc<Traffic>,
 }
+
+/// Of a stream, why it waits; of an answer, nothing.
+type Pause = (Option<When>, Pin<Box<Sleep>>);
 
 impl<F: Future<Output = ()>> Future for Task<F> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if this.pipe.is_none() {
+        if this.became.is_none() {
             this.traffic.task.replace(Some(cx.waker().clone()));
         }
         let polled = this.future.as_mut().poll(cx);
-        if this.pipe.is_none() {
-            this.pipe = this.traffic.fresh.take();
+        if this.became.is_none() {
+            this.became = this.traffic.fresh.take();
+        }
+        if polled.is_ready() {
+            return polled;
         }
         // Without the future there is no stream: hyper resets it.
-        match this.pipe.as_ref().and_then(|pipe| pipe.ends()) {
-            None => polled,
-            Some(When::Now) => Poll::Ready(()),
-            Some(When::Soon) => {
-                let pause = this
-                    .pause
-                    .get_or_insert_with(|| Box::pin(sleep(RESET_AFTER)));
-                pause.as_mut().poll(cx)
+        let (why, time) = match &this.became {
+            None => return Poll::Pending,
+            Some(Became::Stream(pipe)) => match pipe.ends() {
+                None => return Poll::Pending,
+                Some(When::Now) => return Poll::Ready(()),
+                Some(When::Soon) => (Some(When::Soon), RESET_AFTER),
+                Some(When::Later) => (Some(When::Later), LAST_WITHIN),
+            },
+            Some(Became::Answer(taken)) => {
+                if std::mem::replace(&mut this.taken, taken.get()) != taken.get() {
+                    this.pause = None;
+                }
+                (None, this.answer_timeout)
             }
+        };
+        if this.pause.as_ref().is_some_and(|(was, _)| *was != why) {
+            this.pause = None;
         }
+        let (_, pause) = this
+            .pause
+            .get_or_insert_with(|| (why, Box::pin(sleep(time))));
+        pause.as_mut().poll(cx)
     }
 }
 

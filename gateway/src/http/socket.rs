@@ -11,10 +11,12 @@ use std::net::TcpStream as Bare;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::http2::PREFACE;
@@ -23,6 +25,9 @@ use crate::hub::Wire;
 
 /// The most bytes of a first read: a request of a browser with its cookies.
 const FIRST_READ: usize = 4096;
+
+/// Bytes that TLS takes before the socket does: what it holds is not seen to go.
+const SECURED_BUFFER: usize = 16 * 1024;
 
 /// Reads of a turn, of some 8 KB each, where turns are counted: see [`Seen::begin_turn`].
 const READS: u32 = 2;
@@ -49,6 +54,8 @@ struct State {
     may_watch: Cell<bool>,
     /// Reads that this turn has left; `None` where nobody counts.
     reads: Cell<Option<u32>>,
+    /// Bytes taken so far.
+    written: Cell<u64>,
 }
 
 impl Seen {
@@ -74,6 +81,11 @@ impl Seen {
             .set(self.0.reads.get().map(|left| left.saturating_sub(1)));
     }
 
+    fn count_written(&self, bytes: usize) {
+        let written = &self.0.written;
+        written.set(written.get().wrapping_add(bytes as u64));
+    }
+
     /// Allows the socket to be watched, if it needs that. `true` asks for another poll, which does it.
     pub(super) fn watch(&self) -> bool {
         let wanted = self.0.needs.get() == Needs::Watch;
@@ -82,6 +94,41 @@ impl Seen {
             self.0.may_watch.set(true);
         }
         wanted
+    }
+}
+
+/// How long a connection is kept whose client takes nothing of what is written to it. Costs nothing where the client
+/// reads.
+#[derive(Debug)]
+pub(super) struct Patience {
+    limit: Duration,
+    /// Since the client took something last.
+    timer: Option<Pin<Box<Sleep>>>,
+    written: u64,
+}
+
+impl Patience {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            timer: None,
+            written: 0,
+        }
+    }
+
+    /// Whether the socket has waited for so long, and not a byte was taken. Otherwise the task is woken to ask again.
+    pub(super) fn is_over(&mut self, seen: &Seen, cx: &mut Context<'_>) -> bool {
+        if seen.get() != Needs::Write {
+            self.timer = None;
+            return false;
+        }
+        let limit = self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+        let written = seen.0.written.get();
+        if std::mem::replace(&mut self.written, written) != written {
+            timer.as_mut().reset(Instant::now() + limit);
+        }
+        timer.as_mut().poll(cx).is_ready()
     }
 }
 
@@ -154,7 +201,8 @@ impl Socket {
     }
 
     /// One that speaks TLS.
-    pub(super) fn secured(stream: TlsStream<TcpStream>) -> Self {
+    pub(super) fn secured(mut stream: TlsStream<TcpStream>) -> Self {
+        stream.get_mut().1.set_buffer_limit(Some(SECURED_BUFFER));
         Self {
             inner: Inner::Secured(Box::new(TokioIo::new(stream))),
             first: Vec::new(),
@@ -228,12 +276,19 @@ impl Socket {
     }
 
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.seen.0.needs.set(if written.is_pending() {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.seen.count_written(*bytes);
+        }
+        self.note_wait(written)
+    }
+
+    fn note_wait<T>(&self, done: Poll<T>) -> Poll<T> {
+        self.seen.0.needs.set(if done.is_pending() {
             Needs::Write
         } else {
             Needs::Nothing
         });
-        written
+        done
     }
 }
 
@@ -286,7 +341,7 @@ impl Write for Socket {
         if let Inner::Bare(socket) = &mut this.inner {
             match socket.write(buf) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
+                written => return this.note(Poll::Ready(written)),
             }
         }
         let written = match &mut this.inner {
@@ -309,7 +364,7 @@ impl Write for Socket {
         if let Inner::Bare(socket) = &mut this.inner {
             match socket.write_vectored(bufs) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => return Poll::Ready(written),
+                written => return this.note(Poll::Ready(written)),
             }
         }
         let written = match &mut this.inner {
@@ -321,7 +376,10 @@ impl Write for Socket {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.inner {
-            Inner::Secured(io) => Pin::new(&mut **io).poll_flush(cx),
+            Inner::Secured(io) => {
+                let flushed = Pin::new(&mut **io).poll_flush(cx);
+                self.note_wait(flushed)
+            }
             // A TCP socket has nothing to flush.
             _ => Poll::Ready(Ok(())),
         }
@@ -331,7 +389,10 @@ impl Write for Socket {
         match &mut self.inner {
             Inner::Bare(socket) => Poll::Ready(socket.shutdown(std::net::Shutdown::Write)),
             Inner::Watched(io) => Pin::new(io).poll_shutdown(cx),
-            Inner::Secured(io) => Pin::new(&mut **io).poll_shutdown(cx),
+            Inner::Secured(io) => {
+                let shut = Pin::new(&mut **io).poll_shutdown(cx);
+                self.note_wait(shut)
+            }
             Inner::Gone => Poll::Ready(Ok(())),
         }
     }

@@ -8,6 +8,7 @@ mod pipelines;
 mod readers;
 mod smuggling;
 mod tls;
+mod windows;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

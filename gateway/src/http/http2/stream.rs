@@ -40,14 +40,29 @@ pub(super) enum When {
     Now,
     /// Its last bytes have just been written.
     Soon,
+    /// Its last bytes wait for the client.
+    Later,
 }
 
-/// The last slice of a stream that ends with a reset. A reset takes the place of all that hyper has not written yet, so
+/// The last slice of a stream that ends with a reset, or of an answer. A reset takes the place of all that hyper has not written yet, so
 /// the task waits until hyper lets go of it.
-struct Last {
+pub(super) struct Last {
     slice: Bytes,
     written: Arc<AtomicBool>,
     task: Waker,
+}
+
+impl Last {
+    /// The slice, and what becomes true when hyper has let go of it; `task` is woken then.
+    pub(super) fn mark(slice: Bytes, task: Waker) -> (Bytes, Arc<AtomicBool>) {
+        let written = Arc::new(AtomicBool::new(false));
+        let last = Self {
+            slice,
+            written: written.clone(),
+            task,
+        };
+        (Bytes::from_owner(last), written)
+    }
 }
 
 impl AsRef<[u8]> for Last {
@@ -106,8 +121,9 @@ impl Pipe {
     pub(super) fn ends(&self) -> Option<When> {
         match &self.0.borrow().end {
             End::Cut => Some(When::Now),
-            End::Last(written) => written.load(Ordering::Relaxed).then_some(When::Soon),
-            End::Open | End::Clean => None,
+            End::Last(written) if written.load(Ordering::Relaxed) => Some(When::Soon),
+            End::Last(_) | End::Clean => Some(When::Later),
+            End::Open => None,
         }
     }
 
@@ -149,12 +165,8 @@ impl Slices {
         if last.is_empty() || self.wanted {
             return End::Cut;
         }
-        let written = Arc::new(AtomicBool::new(false));
-        *last = Bytes::from_owner(Last {
-            slice: std::mem::take(last),
-            written: written.clone(),
-            task: self.task.clone(),
-        });
+        let (marked, written) = Last::mark(std::mem::take(last), self.task.clone());
+        *last = marked;
         End::Last(written)
     }
 }

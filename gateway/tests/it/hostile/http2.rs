@@ -3,21 +3,21 @@
 use super::*;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
-const RST_STREAM: u8 = 3;
+pub(super) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
+pub(super) const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 /// Not a type that anyone knows.
 const UNKNOWN: u8 = 0xfa;
 
 /// RFC 9113, section 4.1.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut frame = length[1..].to_vec();
     frame.extend([kind, flags]);
@@ -27,7 +27,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A request without a body, in the static table's terms (RFC 7541, appendix A).
-fn fields(method: u8, path: &str) -> Vec<u8> {
+pub(super) fn fields(method: u8, path: &str) -> Vec<u8> {
     // :method, :scheme http, :authority a, :path
     let mut fields = vec![method, 0x86, 0x01, 1, b'a', 0x04];
     fields.push(u8::try_from(path.len()).unwrap());
@@ -35,21 +35,21 @@ fn fields(method: u8, path: &str) -> Vec<u8> {
     fields
 }
 
-const GET: u8 = 0x82;
+pub(super) const GET: u8 = 0x82;
 const POST: u8 = 0x83;
 
-fn get(stream: u32, path: &str) -> Vec<u8> {
+pub(super) fn get(stream: u32, path: &str) -> Vec<u8> {
     let flags = END_STREAM | END_HEADERS;
     frame(HEADERS, flags, stream, &fields(GET, path))
 }
 
 /// The identifiers of a client's streams.
-fn streams(count: u32) -> impl Iterator<Item = u32> {
+pub(super) fn streams(count: u32) -> impl Iterator<Item = u32> {
     (0..count).map(|number| 2 * number + 1)
 }
 
 /// A connection that has said hello, with these settings.
-async fn hello(scene: &Scene, settings: &[(u16, u32)]) -> TcpStream {
+pub(super) async fn hello(scene: &Scene, settings: &[(u16, u32)]) -> TcpStream {
     let mut payload = Vec::new();
     for (name, value) in settings {
         payload.extend(name.to_be_bytes());

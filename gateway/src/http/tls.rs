@@ -2,8 +2,8 @@
 //!
 //! Files are looked at again, at most once a second, when a client comes: a new certificate counts from the next
 //! handshake on, and open connections keep the one they began with. Tickets let clients come back without a full
-//! handshake (RFC 8446, section 2.2); their key is forgotten with the certificate, so that nobody comes back by a
-//! certificate of his own that no longer counts.
+//! handshake (RFC 8446, section 2.2), except where they may show certificates of their own: each handshake looks whether
+//! such a one still counts.
 
 use std::fmt;
 use std::io;
@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 use tracing::{error, info};
@@ -109,8 +109,14 @@ impl TlsFiles {
         let mut config = builder
             .with_single_cert(chain, key)
             .map_err(|error| self.error("key_file", &self.key, error))?;
-        config.ticketer =
-            aws_lc_rs::Ticketer::new().map_err(|error| self.error("key_file", &self.key, error))?;
+        if self.client_ca.is_some() {
+            // Who comes back by a ticket is not asked for a certificate again: one that has expired since would count.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        } else {
+            config.ticketer = aws_lc_rs::Ticketer::new()
+                .map_err(|error| self.error("key_file", &self.key, error))?;
+        }
         if http2 {
             config.alpn_protocols.push(HTTP2.to_vec());
         }

@@ -1,9 +1,15 @@
 //! TLS on the clients' listener: streams that leave hyper with their session, certificates that change, and those
 //! that clients show.
 
+use std::sync::Arc;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::HandshakeKind;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use crate::support::gateway::{binary, output};
 use crate::support::{Authority, Gateway, Setup};
@@ -200,6 +206,35 @@ async fn who_shows_a_certificate_may_publish() {
     }
     let dropped = "sse_gateway_http_connections_dropped_total{reason=\"tls\"}";
     eventually!(gateway.metric(dropped).await == Some(1.0));
+}
+
+/// A ticket would stand for a certificate that has expired since.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_show_a_certificate_shows_it_every_time() {
+    let authority = Authority::new();
+    for (with_ca, last) in [(false, HandshakeKind::Resumed), (true, HandshakeKind::Full)] {
+        let mut setup = authority.secure(Setup::memory());
+        if with_ca {
+            setup = setup.set("tls.client_ca_file", &authority.file("ca.pem"));
+        }
+        let gateway = setup.start().await;
+        for versions in [&[&TLS12][..], &[&TLS13]] {
+            let client = authority.client_config(Some("client"), &[], versions);
+            let connector = TlsConnector::from(Arc::new(client));
+            let mut kinds = Vec::new();
+            for _ in 0..2 {
+                let socket = TcpStream::connect(gateway.address).await.unwrap();
+                let name = ServerName::try_from("127.0.0.1").unwrap();
+                let mut stream = connector.connect(name, socket).await.unwrap();
+                stream.write_all(post("hi").as_bytes()).await.unwrap();
+                // Tickets come with the answer.
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).await.unwrap();
+                kinds.push(stream.get_ref().1.handshake_kind().unwrap());
+            }
+            assert_eq!(kinds, [HandshakeKind::Full, last], "{with_ca} {versions:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

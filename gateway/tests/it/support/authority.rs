@@ -12,7 +12,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{ALL_VERSIONS, ClientConfig, RootCertStore, SupportedProtocolVersion};
 
 use super::Setup;
 
@@ -83,11 +83,24 @@ impl Authority {
         client: Option<&str>,
         protocols: &[&str],
     ) -> std::io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let config = self.client_config(client, protocols, ALL_VERSIONS);
+        let connector = TlsConnector::from(Arc::new(config));
+        connector.connect(name, socket).await
+    }
+
+    /// One client; it remembers the servers that it has met.
+    pub fn client_config(
+        &self,
+        client: Option<&str>,
+        protocols: &[&str],
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         let ca = CertificateDer::from_pem_file(self.path("ca.pem")).unwrap();
         roots.add(ca).unwrap();
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
         let mut config = match client {
@@ -103,8 +116,6 @@ impl Authority {
             .iter()
             .map(|name| name.as_bytes().to_vec())
             .collect();
-        let name = ServerName::try_from("127.0.0.1").unwrap();
-        let connector = TlsConnector::from(Arc::new(config));
-        connector.connect(name, socket).await
+        config
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, ConfigError, Limits, Loaded};
+use crate::config::{Config, ConfigError, Limits, Loaded, validate};
 use crate::telemetry::LogFilter;
 
 /// A setting that can change. Cloning shares it.
@@ -111,52 +111,66 @@ impl Reload {
         &self.log
     }
 
-    /// Reads the configuration, gives it to `apply`, and logs what became of it. One that cannot be used changes
-    /// nothing.
+    /// Reads the configuration, gives what may change of it to `apply`, and logs what became of it. One that cannot be used
+    /// changes nothing, and neither does one that cannot be used together with what needs a restart: whether others can reach
+    /// the node is decided by the address that it listens at, not by the one that it would have.
     pub fn again(&mut self, apply: impl FnOnce(&Config)) {
-        let Loaded { config, warnings } = match (self.load)() {
+        let Loaded { config, .. } = match (self.load)() {
             Ok(loaded) => loaded,
             Err(error) => {
                 return error!(%error, "The configuration was not reloaded: the node goes on as it was.");
             }
         };
-        for warning in warnings {
-            warn!("{warning}");
-        }
         let changed = changed(&self.now, &config);
         let (live, rest): (Vec<&String>, Vec<&String>) =
             changed.iter().partition(|key| LIVE.contains(&key.as_str()));
+        let next = merged(&self.now, &config);
+        match validate(&next) {
+            Ok(warnings) => warnings.iter().for_each(|warning| warn!("{warning}")),
+            Err(error) => {
+                return error!(
+                    %error,
+                    restart = ?rest,
+                    "The configuration was not reloaded: it can be used only after a restart, and the node goes on as it was."
+                );
+            }
+        }
         if live.contains(&&"log.level".to_owned())
-            && let Err(error) = self.log.set(&config.log.level)
+            && let Err(error) = self.log.set(&next.log.level)
         {
             error!(%error, "The log's filter was not changed.");
         }
-        apply(&config);
+        apply(&next);
         info!(changed = ?live, "The configuration was reloaded.");
         if !rest.is_empty() {
             warn!(keys = ?rest, "These settings have changed too, and need a restart.");
         }
         // What needs a restart is named again next time.
-        let admin = &config.admin;
-        self.now.admin.token.clone_from(&admin.token);
-        self.now.admin.token_file.clone_from(&admin.token_file);
-        self.now.admin.metrics_open = admin.metrics_open;
-        self.now.log.level.clone_from(&config.log.level);
-        let origins = &mut self.now.http.allowed_origins;
-        origins.clone_from(&config.http.allowed_origins);
-        self.now.publish.keys.clone_from(&config.publish.keys);
-        let files = &mut self.now.publish.key_files;
-        files.clone_from(&config.publish.key_files);
-        self.now.access.clone_from(&config.access);
-        self.now.forward.clone_from(&config.forward);
-        self.now.tokens.clone_from(&config.tokens);
-        self.now.publish.wait_replicas = config.publish.wait_replicas;
-        self.now.publish.wait_timeout = config.publish.wait_timeout;
-        self.now.limits = Limits {
-            rooms: self.now.limits.rooms,
-            ..config.limits.clone()
-        };
+        self.now = next;
     }
+}
+
+/// The configuration that runs, with the values of [`LIVE`] of the new one.
+fn merged(now: &Config, new: &Config) -> Config {
+    let mut next = now.clone();
+    next.admin.token.clone_from(&new.admin.token);
+    next.admin.token_file.clone_from(&new.admin.token_file);
+    next.admin.metrics_open = new.admin.metrics_open;
+    next.log.level.clone_from(&new.log.level);
+    let origins = &mut next.http.allowed_origins;
+    origins.clone_from(&new.http.allowed_origins);
+    next.publish.keys.clone_from(&new.publish.keys);
+    next.publish.key_files.clone_from(&new.publish.key_files);
+    next.publish.wait_replicas = new.publish.wait_replicas;
+    next.publish.wait_timeout = new.publish.wait_timeout;
+    next.access.clone_from(&new.access);
+    next.forward.clone_from(&new.forward);
+    next.tokens.clone_from(&new.tokens);
+    next.limits = Limits {
+        rooms: now.limits.rooms,
+        ..new.limits.clone()
+    };
+    next
 }
 
 /// The keys whose values differ.
@@ -205,6 +219,39 @@ mod tests {
         for &key in LIVE {
             assert!(keys.contains_key(key), "{key}");
         }
+    }
+
+    #[test]
+    fn what_needs_a_restart_stays_as_it_is() {
+        let (now, mut new) = (defaults(), defaults());
+        new.listen = "0.0.0.0:1".parse().unwrap();
+        new.dev = Some(true);
+        new.redis.url = "redis://other".to_owned();
+        new.http.trusted_proxies.push("192.0.2.1".to_owned());
+        new.limits.rooms += 1;
+        new.limits.streams += 1;
+        new.publish.keys.push("secret".to_owned());
+        new.publish.max_bytes += 1;
+        new.access.publish.push("* open".to_owned());
+        new.forward.cache_entries += 1;
+        new.tokens.query.push('x');
+        let next = merged(&now, &new);
+        let taken = changed(&now, &next);
+        assert!(!taken.is_empty());
+        assert!(taken.iter().all(|key| LIVE.contains(&key.as_str())));
+        let left = changed(&next, &new);
+        assert!(!left.is_empty());
+        assert!(left.iter().all(|key| !LIVE.contains(&key.as_str())));
+    }
+
+    #[test]
+    fn a_node_that_others_reach_is_not_opened_by_an_address_to_come() {
+        let (mut now, new) = (defaults(), defaults());
+        now.listen = "0.0.0.0:8080".parse().unwrap();
+        now.access.subscribe.push("* token".to_owned());
+        assert!(validate(&now).is_ok() && validate(&new).is_ok());
+        let error = validate(&merged(&now, &new)).unwrap_err().to_string();
+        assert!(error.contains("0.0.0.0:8080"), "{error}");
     }
 
     #[test]

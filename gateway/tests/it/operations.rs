@@ -71,6 +71,29 @@ async fn sighup_changes_keys_and_drops_no_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sighup_opens_nothing_by_what_needs_a_restart() {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    let write = |first: &str, level: &str| {
+        let text =
+            format!("{first}\n[access]\nsubscribe = [\"* token\"]\n[log]\nlevel = \"{level}\"\n");
+        std::fs::write(file.path(), text).unwrap();
+    };
+    write("", "info");
+    let path = file.path().to_str().unwrap();
+    let gateway = Setup::memory().arguments(&["--config", path]).start().await;
+    let refused = async |gateway: &Gateway| {
+        let read = gateway.get("/rooms/demo").await.status;
+        (read, gateway.post("demo", &[], b"hi").await.status)
+    };
+    assert_eq!(refused(&gateway).await, (403, 403));
+    write("dev = true", "debug");
+    gateway.signal("HUP");
+    eventually!(gateway.log().contains("was reloaded"), "{}", gateway.log());
+    assert!(gateway.log().contains("need a restart"));
+    assert_eq!(refused(&gateway).await, (403, 403));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_log_can_be_turned_up_while_it_runs() {
     let gateway = Setup::memory().start().await;
     let put = async |level: &str| {

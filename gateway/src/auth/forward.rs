@@ -4,10 +4,10 @@
 //! What is sent: see [`question`]. What is understood: see [`answer`].
 //!
 //! Invariant: a reconnect storm reaches the backend as `forward.max_requests` requests at a time, and as one for clients that
-//! send the same. Whatever happens to the backend, no client is refused for it: only its own 401 or 403 does that.
+//! send the same; no client address takes the places of all others. Whatever happens to the backend, no client is refused for it: only its own 401 or 403 does that.
 
-use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,11 +26,13 @@ use crate::reload::Live;
 
 mod answer;
 mod breaker;
+mod flights;
 mod metrics;
 mod question;
 
 use answer::Decision;
 use breaker::Breaker;
+use flights::Flights;
 pub use metrics::ForwardMetrics;
 use metrics::{Cached, Outcome};
 use question::{Digest, Question};
@@ -116,7 +118,7 @@ impl Forward {
             return decision.verdict(asked);
         }
         // Rare, and large: other requests do not carry it.
-        match Box::pin(self.answer(backend, question, hold)).await {
+        match Box::pin(self.answer(backend, question, asked.client, hold)).await {
             Ok(decision) => decision.verdict(asked),
             Err(reason) => Verdict::Away(reason),
         }
@@ -127,6 +129,7 @@ impl Forward {
         &self,
         backend: &Arc<Backend>,
         question: Question,
+        client: Option<IpAddr>,
         hold: Hold<'_>,
     ) -> Result<Decision, &'static str> {
         let mut answer = {
@@ -136,10 +139,10 @@ impl Forward {
                 self.metrics.looked_up(Cached::Hit);
                 return Ok(decision);
             }
-            match flights.get(&question.key) {
-                Some(flight) => {
+            match flights.tell(&question.key) {
+                Some(tell) => {
                     self.metrics.looked_up(Cached::Shared);
-                    flight.subscribe()
+                    tell.subscribe()
                 }
                 None => {
                     self.metrics.looked_up(Cached::Miss);
@@ -147,12 +150,12 @@ impl Forward {
                         self.metrics.unasked();
                         return Err(AWAY);
                     }
-                    if flights.len() >= backend.most_flights() {
+                    let most = backend.most_flights();
+                    let Some(tell) = flights.begin(question.key, client, most) else {
                         self.metrics.unasked();
                         return Err(FULL);
-                    }
-                    let (tell, answer) = watch::channel(None);
-                    flights.insert(question.key, tell.clone());
+                    };
+                    let answer = tell.subscribe();
                     self.runtime.spawn(backend.clone().fly(question, tell));
                     answer
                 }
@@ -176,8 +179,7 @@ struct Backend {
     fetch: Fetch,
     metrics: Arc<ForwardMetrics>,
     decisions: Cache<Digest, Decision>,
-    /// Questions that wait for their turn or for their answer.
-    flights: Mutex<HashMap<Digest, Tell>>,
+    flights: Mutex<Flights>,
     turns: Semaphore,
     breaker: Breaker,
 }
@@ -248,7 +250,7 @@ impl Backend {
         {
             let mut flights = self.flights.lock();
             if tell.is_closed() {
-                flights.remove(&question.key);
+                flights.end(&question.key);
                 return None;
             }
         }
@@ -284,6 +286,6 @@ struct Landing<'a>(&'a Backend, Digest);
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
-        self.0.flights.lock().remove(&self.1);
+        self.0.flights.lock().end(&self.1);
     }
 }

@@ -195,7 +195,7 @@ async fn the_backend_has_so_many_requests_at_a_time_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_than_may_wait_come_back_later() {
+async fn more_than_may_wait_come_back_later_and_leave_places_to_other_addresses() {
     let backend = Backend::start(|_| Reply::status(200)).await;
     let gateway = setup(&backend.url())
         .set("forward.timeout", "60s")
@@ -204,17 +204,22 @@ async fn more_than_may_wait_come_back_later() {
         .await;
     backend.hold();
     let mut sockets = Vec::new();
-    // One under way, and 256 that wait.
-    for client in 0..257 {
+    // A quarter of the one under way and the 256 that may wait.
+    for client in 0..65 {
         sockets.push(begin(gateway.address, "chat:1", &format!("user={client}")).await);
     }
-    eventually!(metric(&gateway, "forward_lookups_total{result=\"miss\"}").await == 257);
+    eventually!(metric(&gateway, "forward_lookups_total{result=\"miss\"}").await == 65);
     let client = Client::of(&[gateway.address], "chat:1").once().start();
     assert_eq!(client.wait_control("stream.close").await["reason"], "limit");
     let unasked = "forward_requests_total{outcome=\"unasked\"}";
     assert_eq!(metric(&gateway, unasked).await, 1);
+    let other = Client::of(&[gateway.address], "chat:1").from("127.0.0.2");
+    let other = other.start();
+    eventually!(metric(&gateway, "forward_lookups_total{result=\"miss\"}").await == 67);
     backend.release();
-    eventually!(metric(&gateway, "streams_open").await == 257);
+    eventually!(metric(&gateway, "streams_open").await == 66);
+    other.wait_open().await;
+    assert_eq!(metric(&gateway, unasked).await, 1);
 }
 
 /// Whatever the backend does, browsers come back, and are let in once it answers.

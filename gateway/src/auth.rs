@@ -20,7 +20,7 @@ mod rules;
 mod tokens;
 
 pub use forward::{Forward, ForwardConfig, ForwardMetrics};
-pub use keys::{PublishKeys, without_key};
+pub use keys::{PublishKeys, bearer, without_key};
 pub use rules::{Mode, Rules};
 pub use tokens::{
     Carriers, Demands, JwksConfig, Tokens, TokensConfig, check_lines, read_files, read_keys,

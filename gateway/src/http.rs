@@ -369,7 +369,8 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let client = peer.client(&site.config.proxies, &parts.headers);
-    let rate = site.config.rates.publish(grant, &parts.headers, client);
+    let rates = &site.config.rates;
+    let rate = rates.publish(grant, &parts.headers, peer.certified, client);
     rate.map_err(|wait| Failure::too_often("limits.publishes_per_second", wait))?;
     let rules = site.config.publish.get();
     let token = site.auth.tokens().map(|tokens| tokens.query_parameter());

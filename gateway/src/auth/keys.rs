@@ -256,7 +256,8 @@ impl std::fmt::Debug for PublishKeys {
 }
 
 /// The credentials of `Authorization: Bearer` (RFC 6750, section 2.1).
-pub(super) fn bearer(value: &HeaderValue) -> Option<&[u8]> {
+#[must_use]
+pub fn bearer(value: &HeaderValue) -> Option<&[u8]> {
     let (scheme, key) = value.as_bytes().split_at_checked(7)?;
     scheme
         .eq_ignore_ascii_case(b"bearer ")

@@ -14,7 +14,7 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use http::{HeaderMap, header};
 
-use crate::auth::{By, Grant};
+use crate::auth::{By, Grant, bearer};
 use crate::hub::Household;
 use crate::reload::Live;
 
@@ -61,7 +61,8 @@ impl Rates {
         }
     }
 
-    /// Somebody who may publish does.
+    /// Somebody who may publish does. Whoever has shown a certificate (`certified`) may write what it likes where others show a
+    /// key, and counts by its address.
     ///
     /// # Errors
     /// How long to wait.
@@ -69,14 +70,15 @@ impl Rates {
         &self,
         grant: &Grant,
         headers: &HeaderMap,
+        certified: bool,
         client: Option<IpAddr>,
     ) -> Result<(), Duration> {
         self.publishes.check(|| {
-            let key = headers.get(header::AUTHORIZATION);
+            let key = headers.get(header::AUTHORIZATION).and_then(bearer);
             match (&grant.terms.user, key, client) {
                 (Some(user), _, _) => Publisher::User(user.clone()),
-                (None, Some(key), _) if grant.by == By::Key => {
-                    Publisher::Key(self.hasher.hash_one(key.as_bytes()))
+                (None, Some(key), _) if grant.by == By::Key && !certified => {
+                    Publisher::Key(self.hasher.hash_one(key))
                 }
                 (None, _, Some(client)) => Publisher::Address(client.into()),
                 (None, _, None) => Publisher::Anyone,
@@ -196,7 +198,7 @@ mod tests {
         let [one, two] = ["192.0.2.1", "192.0.2.2"].map(|text| text.parse::<IpAddr>().ok());
         let spend = |grant: &Grant, headers: &HeaderMap, client| {
             (0..100)
-                .take_while(|_| rates.publish(grant, headers, client).is_ok())
+                .take_while(|_| rates.publish(grant, headers, false, client).is_ok())
                 .count()
         };
         let (key, open) = (Grant::open(By::Key), Grant::open(By::Open));
@@ -208,7 +210,13 @@ mod tests {
         assert_eq!(spend(&key, &headers("Bearer a"), one), 10);
         // From elsewhere it is the same key, and another key is another one.
         assert_eq!(spend(&key, &headers("Bearer a"), two), 0);
+        // However it is written.
+        assert_eq!(spend(&key, &headers("bEaReR   a "), one), 0);
         assert_eq!(spend(&key, &headers("Bearer b"), one), 10);
+        let certified = |key| rates.publish(&Grant::open(By::Key), &headers(key), true, two);
+        let keys = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"];
+        assert!(keys.iter().all(|key| certified(key).is_ok()));
+        assert!(certified("11").is_err(), "whatever it writes there");
         assert_eq!(spend(&token, &headers("Bearer t1"), one), 10);
         assert_eq!(spend(&token, &headers("Bearer t2"), two), 0);
         assert_eq!(spend(&open, &headers("Bearer a"), one), 10);

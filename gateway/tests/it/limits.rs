@@ -410,6 +410,14 @@ async fn a_publisher_publishes_so_much_in_a_second_and_others_theirs() {
         let readable = answer.header("access-control-expose-headers").unwrap();
         assert!(readable.contains("retry-after"), "{readable}");
     }
+    // Another spelling is no other publisher: so many together as one has, and what a few seconds bring.
+    let mut answers = Vec::new();
+    for at in 0..15 {
+        let written = format!("bEaReR {}two", " ".repeat(at));
+        let headers = [("Authorization", written.as_str())];
+        answers.push(gateway.post("demo", &headers, b"x").await.status);
+    }
+    assert!(answers.contains(&429), "{answers:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

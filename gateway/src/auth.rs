@@ -243,6 +243,13 @@ impl Auth {
         }
     }
 
+    /// Whether a request to publish shows a key, or a certificate that stands for one, that counts in its room.
+    #[must_use]
+    pub fn has_key(&self, asked: &Asked<'_>) -> bool {
+        let keys = &self.policy.get().keys;
+        asked.certified || keys.find(asked.room, asked.headers) == keys::Found::Key
+    }
+
     /// Decides on a request.
     pub async fn decide(&self, asked: &Asked<'_>) -> Verdict {
         let verdict = self.judge(asked).await;

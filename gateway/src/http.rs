@@ -329,11 +329,10 @@ where
             }
             _ => {
                 *route = Route::Publish;
-                let answer =
-                    match permission::require(site, peer, parts, &room, Action::Publish).await {
-                        Ok(grant) => post(site, peer, room, &grant, parts, body).await,
-                        Err(failure) => Err(failure),
-                    };
+                let answer = match permission::require_publisher(site, peer, parts, &room).await {
+                    Ok(grant) => post(site, peer, room, &grant, parts, body).await,
+                    Err(failure) => Err(failure),
+                };
                 site.metrics.published(match &answer {
                     Ok(response) => response.status(),
                     Err(failure) => failure.status,

@@ -17,19 +17,58 @@ pub(super) async fn decide(
     room: &RoomName,
     action: Action,
 ) -> Verdict {
-    let asked = Asked {
+    let verdict = site
+        .auth
+        .decide(&asked(site, peer, parts, room, action))
+        .await;
+    if let Verdict::Refused(refusal) = &verdict {
+        site.metrics.refused(action, refusal.label);
+    }
+    verdict
+}
+
+fn asked<'a>(
+    site: &Site,
+    peer: &Peer,
+    parts: &'a Parts,
+    room: &'a RoomName,
+    action: Action,
+) -> Asked<'a> {
+    Asked {
         action,
         room,
         headers: &parts.headers,
         query: parts.uri.query().unwrap_or_default(),
         client: peer.client(&site.config.proxies, &parts.headers),
         certified: peer.certified,
-    };
-    let verdict = site.auth.decide(&asked).await;
-    if let Verdict::Refused(refusal) = &verdict {
-        site.metrics.refused(action, refusal.label);
     }
-    verdict
+}
+
+/// [`require`] for publishing: who is refused again and again is not decided on for a while, so that it takes neither the
+/// node's time nor the backend's. Whoever has a key passes all the same.
+///
+/// # Errors
+/// 401, 403, 429 or 503.
+pub(super) async fn require_publisher(
+    site: &Site,
+    peer: &Peer,
+    parts: &Parts,
+    room: &RoomName,
+) -> Result<Grant, Failure> {
+    let asked = asked(site, peer, parts, room, Action::Publish);
+    let rates = &site.config.rates;
+    if let Err(wait) = rates.after_refusals(asked.client)
+        && !site.auth.has_key(&asked)
+    {
+        return Err(Failure::too_often("limits.opens_per_second", wait));
+    }
+    let answer = require(site, peer, parts, room, Action::Publish).await;
+    if let Err(failure) = &answer
+        && failure.status.is_client_error()
+    {
+        rates.refused(asked.client);
+    }
+    answer
 }
 
 /// The same for what is no stream: who cannot be decided on is answered 503.

@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::middleware::NoOpMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 use http::{HeaderMap, header};
+use quick_cache::sync::Cache;
 
 use crate::auth::{By, Grant, bearer};
 use crate::hub::Household;
@@ -23,12 +24,27 @@ const BURST: u32 = 10;
 /// Between looks for those who have their whole burst again: with those who have not, all that memory holds.
 const LOOK: u32 = 4096;
 
+/// The most addresses that are remembered as refused too often.
+const HELD: usize = 1 << 12;
+
 /// The rates of a node. Cloning shares them.
 #[derive(Debug, Clone, Default)]
 pub struct Rates {
     opens: Arc<Rate<Household>>,
     publishes: Arc<Rate<Publisher>>,
+    /// Who was refused too often, and when it may ask again.
+    held: Arc<Held>,
     hasher: RandomState,
+}
+
+/// Bounded: who is forgotten has one more try.
+#[derive(Debug)]
+struct Held(Cache<Household, Instant>);
+
+impl Default for Held {
+    fn default() -> Self {
+        Self(Cache::new(HELD))
+    }
 }
 
 /// Who publishes.
@@ -59,6 +75,23 @@ impl Rates {
             // Without an address there is no limit.
             None => Ok(()),
         }
+    }
+
+    /// A client was refused what it wanted to publish. That counts like a stream that it opens, as it costs as much to decide.
+    pub(super) fn refused(&self, client: Option<IpAddr>) {
+        if let (Some(client), Err(wait)) = (client, self.open(client)) {
+            self.held.0.insert(client.into(), Instant::now() + wait);
+        }
+    }
+
+    /// Before a decision on whether a client may publish.
+    ///
+    /// # Errors
+    /// It was refused too often: how long to wait.
+    pub(super) fn after_refusals(&self, client: Option<IpAddr>) -> Result<(), Duration> {
+        let until = client.and_then(|client| self.held.0.get(&Household::from(client)));
+        let wait = until.and_then(|until| until.checked_duration_since(Instant::now()));
+        wait.map_or(Ok(()), Err)
     }
 
     /// Somebody who may publish does. Whoever has shown a certificate (`certified`) may write what it likes where others show a

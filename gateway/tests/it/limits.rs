@@ -421,6 +421,31 @@ async fn a_publisher_publishes_so_much_in_a_second_and_others_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_again_and_again_is_not_decided_on_and_keys_pass() {
+    let setup = Setup::memory()
+        .set("publish.keys", "right-key")
+        .set("limits.opens_per_second", "1");
+    let gateway = setup.start().await;
+    let post = async |key: &str| {
+        let key = format!("Bearer {key}");
+        gateway.post("demo", &[("Authorization", &key)], b"x").await
+    };
+    let mut refused = 0;
+    let answer = loop {
+        let answer = post("wrong-key").await;
+        if answer.status != 401 {
+            break answer;
+        }
+        refused += 1;
+        assert!(refused < 10_000, "never too often");
+    };
+    assert_too_often(refused, &answer);
+    let counted = "sse_gateway_http_refused_total{action=\"publish\",reason=\"unknown_key\"}";
+    assert_eq!(gateway.metric(counted).await, Some(refused as f64));
+    assert_eq!(post("right-key").await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_given_up() {
     let setup = Setup::memory().set("http.body_timeout", "300ms");
     let gateway = setup.start().await;

@@ -256,6 +256,14 @@ impl Auth {
         disconnects::heed(&self.disconnects, asked.room, verdict)
     }
 
+    /// Looks again at a permission that was given a while ago: whether it has ended, or was taken back since.
+    #[must_use]
+    pub fn still(&self, room: &RoomName, grant: &Grant) -> Verdict {
+        let leeway = self.tokens.as_ref().map_or(0, Tokens::leeway);
+        let verdict = Verdict::Allowed(grant.clone());
+        disconnects::heed(&self.disconnects, room, ended(verdict, unix_now(), leeway))
+    }
+
     async fn judge(&self, asked: &Asked<'_>) -> Verdict {
         let policy = self.policy.get();
         let publishing = asked.action == Action::Publish;
@@ -311,10 +319,60 @@ impl Auth {
     }
 }
 
+/// The verdict, unless what it stands on has ended: so long after its end as a stream may stay open.
+fn ended(verdict: Verdict, now: u64, leeway: u64) -> Verdict {
+    match verdict {
+        Verdict::Allowed(Grant { by, terms })
+            if terms
+                .ends
+                .is_some_and(|end| now >= end.saturating_add(leeway)) =>
+        {
+            match by {
+                By::Forward => Verdict::Away("the backend's answer has ended since"),
+                _ => Verdict::Refused(Refusal::new(
+                    RefusalKind::Invalid,
+                    "expired",
+                    "the token has ended while the request was on its way: get a new one",
+                )),
+            }
+        }
+        verdict => verdict,
+    }
+}
+
 /// The time of now, as tokens count it: seconds since 1970.
 #[must_use]
 pub fn unix_now() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_permission_ends_as_late_as_a_stream() {
+        let verdict = |by, ends| {
+            let mut grant = Grant::open(by);
+            grant.terms.ends = ends;
+            Verdict::Allowed(grant)
+        };
+        for by in [By::Token, By::Forward, By::Key] {
+            assert!(matches!(
+                ended(verdict(by, None), u64::MAX, 0),
+                Verdict::Allowed(_)
+            ));
+            assert!(matches!(
+                ended(verdict(by, Some(100)), 129, 30),
+                Verdict::Allowed(_)
+            ));
+        }
+        let late = ended(verdict(By::Token, Some(100)), 130, 30);
+        assert!(matches!(&late, Verdict::Refused(refusal) if refusal.label == "expired"));
+        // The backend may say otherwise by now.
+        let late = ended(verdict(By::Forward, Some(100)), 130, 30);
+        assert!(matches!(late, Verdict::Away(_)));
+    }
 }

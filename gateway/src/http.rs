@@ -383,6 +383,8 @@ where
         site.config.body_timeout,
     )
     .await?;
+    // The body may have taken its time: what was taken back meanwhile counts no more.
+    permission::still(site, &room, grant)?;
     options.apply(&mut event, rules.wait)?;
     // Not recorded here: the caller's own span goes with the event.
     event.trace = trace::parent().or(event.trace);

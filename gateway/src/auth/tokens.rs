@@ -155,6 +155,11 @@ impl Tokens {
         self.0.setup.get().used
     }
 
+    /// Seconds that clocks may differ by.
+    pub(super) fn leeway(&self) -> u64 {
+        self.0.setup.get().checker.demands.leeway.as_secs()
+    }
+
     /// The query parameter that may hold a token; empty for none.
     #[must_use]
     pub fn query_parameter(&self) -> Arc<str> {

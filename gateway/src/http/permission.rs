@@ -82,7 +82,23 @@ pub(super) async fn require(
     room: &RoomName,
     action: Action,
 ) -> Result<Grant, Failure> {
-    match decide(site, peer, parts, room, action).await {
+    granted(decide(site, peer, parts, room, action).await)
+}
+
+/// Looks again at a permission to publish, once the body is there.
+///
+/// # Errors
+/// 401 or 503: it has ended or was taken back.
+pub(super) fn still(site: &Site, room: &RoomName, grant: &Grant) -> Result<(), Failure> {
+    let verdict = site.auth.still(room, grant);
+    if let Verdict::Refused(refusal) = &verdict {
+        site.metrics.refused(Action::Publish, refusal.label);
+    }
+    granted(verdict).map(drop)
+}
+
+fn granted(verdict: Verdict) -> Result<Grant, Failure> {
+    match verdict {
         Verdict::Allowed(grant) => Ok(grant),
         Verdict::Refused(refusal) => Err(refusal.into()),
         Verdict::Away(reason) => Err(Failure::away(format!("{reason}: try again later"))),

@@ -226,6 +226,38 @@ async fn a_stream_on_its_way_does_not_slip_through() {
     assert!(!text.contains("stream.open"), "{text}");
 }
 
+/// The same with an event, whose body takes its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_on_its_way_does_not_slip_through() {
+    let gateway = with_tokens(Setup::memory()).start().await;
+    let ann = bearer_of("ann", now());
+    let told = open(&gateway, "a", &ann).await;
+    let mut slow = TcpStream::connect(gateway.address).await.unwrap();
+    let head = format!(
+        "POST /rooms/a/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: {ann}\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
+    );
+    slow.write_all(head.as_bytes()).await.unwrap();
+    // Permission is given: the node asks for the body.
+    let mut go = [0; 25];
+    slow.read_exact(&mut go).await.unwrap();
+    assert_eq!(&go, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let body = json!({ "user": "ann" }).to_string();
+    let answer = http::request(gateway.admin, "POST", "/disconnects", &[], body.as_bytes()).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    assert_disconnected(&told).await;
+    slow.write_all(b"hi").await.unwrap();
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 401 ") && answer.contains("disconnected"),
+        "{answer}"
+    );
+    let reader = [("Authorization", &bearer_of("bob", now())[..])];
+    let room = http::request(gateway.address, "GET", "/rooms/a", &reader, b"").await;
+    assert_eq!(room.status, 200, "{}", room.text());
+    assert!(room.json()["last_id"].is_null(), "{}", room.text());
+}
+
 /// As little as `deploy/redis/users.acl` gives a gateway is enough to give orders and to follow them.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_rights_are_enough() {

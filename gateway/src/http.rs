@@ -386,6 +386,8 @@ where
     // The body may have taken its time: what was taken back meanwhile counts no more.
     permission::still(site, &room, grant)?;
     options.apply(&mut event, rules.wait)?;
+    let own = |key: String| publish::own_key(&key, grant, client);
+    event.idempotency_key = event.idempotency_key.map(own);
     // Not recorded here: the caller's own span goes with the event.
     event.trace = trace::parent().or(event.trace);
     let name = room.clone();

@@ -1,7 +1,9 @@
 //! Publishing over HTTP: what a request body means.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -10,7 +12,9 @@ use protocol::trace::TRACEPARENT;
 use protocol::{TraceParent, event};
 
 use super::error::Failure;
+use crate::auth::{By, Grant};
 use crate::broker::{NewEvent, Wait};
+use crate::hub::Household;
 
 mod envelope;
 mod options;
@@ -159,6 +163,27 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Failure> {
     }
 }
 
+/// Makes an idempotency key its publisher's own: a visitor who guesses another's must not take its place. Publishers with a key
+/// are one backend and share theirs, also with those who publish through Redis; so is everybody in development mode. Of others
+/// a digest stands for user and key, or for client address and key where there is no user: as long as a key may be, the same on
+/// all nodes, and without the user's name in Redis.
+pub fn own_key(key: &str, grant: &Grant, client: Option<IpAddr>) -> String {
+    if matches!(grant.by, By::Key | By::Development) {
+        return key.to_owned();
+    }
+    let mut whose = match (&grant.terms.user, client) {
+        (Some(user), _) => [b"u", user.as_bytes()].concat(),
+        (None, Some(client)) => [&b"a"[..], Household::from(client).as_bytes()].concat(),
+        (None, None) => b"n".to_vec(),
+    };
+    // The length tells where the name ends.
+    whose.extend(whose.len().to_be_bytes());
+    whose.extend(key.as_bytes());
+    let digest = digest(&SHA256, &whose);
+    let digits = digest.as_ref().iter().map(|byte| format!("{byte:02x}"));
+    format!("visitor-{}", digits.collect::<String>())
+}
+
 /// The trace that the request belongs to, where it names one.
 pub fn traceparent(headers: &HeaderMap) -> Option<TraceParent> {
     TraceParent::parse(headers.get(TRACEPARENT)?.as_bytes())
@@ -275,6 +300,40 @@ mod tests {
         .await
         .unwrap();
         assert!(event.ephemeral);
+    }
+
+    #[test]
+    fn an_idempotency_key_is_its_publishers_own() {
+        let grant = |by, user: &str| {
+            let mut grant = Grant::open(by);
+            grant.terms.user = Some(user.into()).filter(|_| !user.is_empty());
+            grant
+        };
+        let [one, same, two] =
+            ["2001:db8::1", "2001:db8::2", "192.0.2.1"].map(|text| text.parse::<IpAddr>().ok());
+        for by in [By::Key, By::Development] {
+            assert_eq!(own_key("k", &Grant::open(by), one), "k");
+        }
+        let own = |user, client| own_key("k", &grant(By::Token, user), client);
+        assert_eq!(own("ann", one), own("ann", two));
+        assert_eq!(own("", one), own("", same));
+        let all = [
+            own("ann", one),
+            own("bob", one),
+            own("", one),
+            own("", two),
+            own("", None),
+        ];
+        let all: std::collections::HashSet<_> = all.into_iter().collect();
+        assert_eq!(all.len(), 5);
+        assert!(
+            all.iter()
+                .all(|key| key.len() <= MAX_KEY_BYTES && key != "k")
+        );
+        assert_ne!(
+            own_key("bk", &grant(By::Token, "a"), None),
+            own_key("k", &grant(By::Token, "ab"), None)
+        );
     }
 
     #[test]

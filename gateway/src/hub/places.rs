@@ -96,6 +96,14 @@ impl<K: Eq + Hash> Drop for Place<K> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Household([u8; 16]);
 
+impl Household {
+    /// The address, or the network with zeros behind it: IPv6, or IPv4 as a mapped one.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl From<IpAddr> for Household {
     fn from(address: IpAddr) -> Self {
         let bits = match address.to_canonical() {

@@ -440,3 +440,43 @@ async fn room_and_history_as_json() {
         Vec::<String>::new()
     );
 }
+
+/// A visitor who guesses the backend's idempotency key does not take the place of its event.
+#[tokio::test(flavor = "multi_thread")]
+async fn idempotency_keys_are_each_publishers_own() {
+    let redis = RedisServer::start().await;
+    for setup in [Setup::redis(&redis), Setup::memory()] {
+        let setup = crate::expiry::with_tokens(setup)
+            .set("access.publish", "open:* open,* token")
+            .set("publish.keys", PUBLISH_KEY);
+        let gateway = setup.start().await;
+        let key = format!("Bearer {PUBLISH_KEY}");
+        let of = |user| crate::expiry::bearer_of(user, crate::expiry::now());
+        let (ann, bob) = (of("ann"), of("bob"));
+        let publish = async |room: &str, authorization: Option<&str>| {
+            let mut headers = vec![("Idempotency-Key", "order-42")];
+            headers.extend(authorization.map(|value| ("Authorization", value)));
+            let answer = {
+                let target = format!("/rooms/{room}/events");
+                http::request(gateway.address, "POST", &target, &headers, b"x").await
+            };
+            (
+                answer.status,
+                answer.json()["id"].as_str().unwrap().to_owned(),
+            )
+        };
+        for (room, publishers) in [
+            ("open:1", &[None, Some(&key[..])][..]),
+            ("chat:1", &[Some(&ann[..]), Some(&bob[..]), Some(&key[..])]),
+        ] {
+            for &who in publishers {
+                let (status, first) = publish(room, who).await;
+                assert_eq!(status, 201, "{room}");
+                assert_eq!(publish(room, who).await, (200, first), "{room}");
+            }
+        }
+    }
+    // Whoever publishes through Redis shares those of the keys.
+    let known = redis.try_call::<u64>(&["EXISTS", "{sse:room:open:1}:once:order-42"]);
+    assert_eq!(known.await.unwrap(), 1);
+}

@@ -59,6 +59,9 @@ const LAST_WITHIN: Duration = Duration::from_secs(2);
 /// Requests that a client took back before they were looked at, and those that were refused for its faults: one that
 /// has more of them is cut off (CVE-2023-44487).
 const RESETS: (usize, usize) = (20, 128);
+/// The same for a trusted proxy, whose connection carries the requests of many clients: one that takes its own back, or
+/// errs, must not end those of the others. How many a connection has at a time stays limited.
+const RESETS_OF_PROXIES: (usize, Option<usize>) = (4096, None);
 
 /// What goes on on one connection.
 #[derive(Debug, Default)]
@@ -83,6 +86,11 @@ enum Became {
 /// Serves requests and streams until the client goes, or the node stops. `most` of them at a time.
 pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32) {
     let traffic = Rc::new(Traffic::default());
+    // Behind a PROXY header, the connection is the client's own.
+    let resets = match peer.address {
+        Some(address) if site.config.proxies.trusts(address) => RESETS_OF_PROXIES,
+        _ => (RESETS.0, Some(RESETS.1)),
+    };
     let peer = Rc::new(peer);
     let service = {
         let (site, traffic) = (site.clone(), traffic.clone());
@@ -111,8 +119,8 @@ pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32)
     .initial_connection_window_size(WINDOWS.1)
     .keep_alive_interval(PING.0)
     .keep_alive_timeout(PING.1)
-    .max_pending_accept_reset_streams(RESETS.0)
-    .max_local_error_reset_streams(RESETS.1)
+    .max_pending_accept_reset_streams(resets.0)
+    .max_local_error_reset_streams(resets.1)
     .serve_connection(socket, service);
     let mut connection = std::pin::pin!(connection);
     // From then on a client that comes back has to come to another node, so not on this connection.

@@ -279,6 +279,32 @@ async fn rapid_reset() {
     scene.end().await;
 }
 
+/// A proxy carries the requests of many clients: what some of them take back, or get wrong, is not the others' fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn proxies_may_reset_more() {
+    for (trusted, answered) in [("", false), ("127.0.0.1", true)] {
+        let scene = Scene::begin(Setup::memory().set("http.trusted_proxies", trusted)).await;
+        let reset = |stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]);
+        let taken_back: Vec<u8> = streams(30)
+            .flat_map(|stream| [get(stream, "/rooms/a"), reset(stream)].concat())
+            .collect();
+        // The length of a body that does not come: `content-length`, entry 28 of the static table.
+        let head = [&fields(GET, "/rooms/a"), &[0x0f, 13, 1, b'5'][..]].concat();
+        let flags = END_STREAM | END_HEADERS;
+        let wrong: Vec<u8> = streams(200)
+            .flat_map(|stream| frame(HEADERS, flags, stream, &head))
+            .collect();
+        for (bytes, next) in [(taken_back, 61), (wrong, 401)] {
+            let mut socket = hello(&scene, &[]).await;
+            let request = [bytes, get(next, "/rooms/a")].concat();
+            let _ = socket.write_all(&request).await;
+            let found = is_answered_well(&mut socket, next).await;
+            assert_eq!(found, answered, "{trusted:?}, stream {next}");
+        }
+        scene.end().await;
+    }
+}
+
 /// A body of frames with nothing in them has no size, but it has a time.
 #[tokio::test(flavor = "multi_thread")]
 async fn empty_data() {

@@ -7,9 +7,10 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -128,13 +129,22 @@ impl TlsFiles {
         let ca = self.client_ca.as_deref();
         [Some(&*self.cert), Some(&*self.key), ca].map(|path| {
             let data = std::fs::metadata(path?).ok()?;
-            Some((data.modified().ok()?, data.len()))
+            let changed = (data.ctime(), data.ctime_nsec());
+            Some((data.dev(), data.ino(), changed, data.len()))
         })
     }
 }
 
-/// When the files were changed, and how long they are.
-type Stamps = [Option<(SystemTime, u64)>; 3];
+/// Which files they are, when they or the permission to read them were changed, and how long they are.
+type Stamps = [Option<(u64, u64, (i64, i64), u64)>; 3];
+
+/// The last look at the files.
+struct Looked {
+    at: Instant,
+    stamps: Stamps,
+    /// Why they could not be used: they are read again until they can be.
+    failure: Option<String>,
+}
 
 /// What a listener needs for TLS. Cloning shares it.
 #[derive(Clone)]
@@ -144,7 +154,32 @@ struct Shown {
     files: TlsFiles,
     http2: bool,
     config: Live<Arc<ServerConfig>>,
-    looked: Mutex<(Instant, Stamps)>,
+    looked: Mutex<Looked>,
+}
+
+impl Shown {
+    fn look(&self, looked: &mut Looked) {
+        let stamps = self.files.stamps();
+        let changed = std::mem::replace(&mut looked.stamps, stamps) != stamps;
+        if !changed && looked.failure.is_none() {
+            return;
+        }
+        let section = self.files.section;
+        match self.files.read(self.http2) {
+            Ok(config) => {
+                self.config.set(Arc::new(config));
+                looked.failure = None;
+                info!(section, "The certificate was read again.");
+            }
+            Err(error) => {
+                let failure = Some(error.to_string());
+                if changed || looked.failure != failure {
+                    error!(%error, section, "The certificate was not replaced: the node goes on with the one it has.");
+                }
+                looked.failure = failure;
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Tls {
@@ -165,7 +200,11 @@ impl Tls {
             files,
             http2,
             config: Live::new(config),
-            looked: Mutex::new((Instant::now(), stamps)),
+            looked: Mutex::new(Looked {
+                at: Instant::now(),
+                stamps,
+                failure: None,
+            }),
         })))
     }
 
@@ -174,22 +213,10 @@ impl Tls {
         let shown = &*self.0;
         // Whoever finds another shard looking goes on with what there is.
         if let Some(mut looked) = shown.looked.try_lock()
-            && looked.0.elapsed() >= LOOK
+            && looked.at.elapsed() >= LOOK
         {
-            looked.0 = Instant::now();
-            let stamps = shown.files.stamps();
-            if std::mem::replace(&mut looked.1, stamps) != stamps {
-                let section = shown.files.section;
-                match shown.files.read(shown.http2) {
-                    Ok(config) => {
-                        shown.config.set(Arc::new(config));
-                        info!(section, "The certificate was read again.");
-                    }
-                    Err(error) => {
-                        error!(%error, section, "The certificate was not replaced: the node goes on with the one it has.");
-                    }
-                }
-            }
+            looked.at = Instant::now();
+            shown.look(&mut looked);
         }
         Arc::clone(&shown.config.get())
     }
@@ -213,4 +240,78 @@ pub(super) fn is_http2(stream: &TlsStream<TcpStream>) -> bool {
 pub fn is_certified(stream: &TlsStream<TcpStream>) -> bool {
     let shown = stream.get_ref().1.peer_certificates();
     shown.is_some_and(|chain| !chain.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes a certificate and its key.
+    fn sign(files: &TlsFiles) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        std::fs::write(&files.cert, certificate.pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+    }
+
+    fn load(directory: &Path) -> Tls {
+        let files = TlsFiles {
+            section: "tls",
+            cert: directory.join("cert.pem"),
+            key: directory.join("key.pem"),
+            client_ca: None,
+        };
+        sign(&files);
+        Tls::load(files, false).unwrap()
+    }
+
+    /// What the next client is shown, as if a second had gone by.
+    fn next(tls: &Tls) -> Arc<ServerConfig> {
+        tls.0.looked.lock().at -= LOOK;
+        tls.config()
+    }
+
+    #[test]
+    fn files_that_could_not_be_read_are_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let tls = load(directory.path());
+        let first = next(&tls);
+        assert!(Arc::ptr_eq(&first, &next(&tls)), "nothing has changed");
+        sign(&tls.0.files);
+        // As where the read failed for a reason that is not the files': too many open files.
+        {
+            let mut looked = tls.0.looked.lock();
+            looked.stamps = tls.0.files.stamps();
+            looked.failure = Some("too many open files".to_owned());
+        }
+        let second = next(&tls);
+        assert!(!Arc::ptr_eq(&first, &second));
+        assert!(Arc::ptr_eq(&second, &next(&tls)), "it can be used");
+    }
+
+    /// Those who put back what was there keep its time, and certificates are often of one length.
+    #[test]
+    fn files_of_the_same_time_and_length_are_other_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let tls = load(directory.path());
+        let first = next(&tls);
+        let key = std::fs::File::open(&tls.0.files.key).unwrap();
+        let time = key.metadata().unwrap().modified().unwrap();
+        let text = std::fs::read(&tls.0.files.key).unwrap();
+        // Another inode; and then the same one, which may be read from now on.
+        let other = directory.path().join("other.pem");
+        std::fs::write(&other, text).unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&other)
+            .and_then(|other| other.set_modified(time))
+            .unwrap();
+        std::fs::rename(&other, &tls.0.files.key).unwrap();
+        let second = next(&tls);
+        assert!(!Arc::ptr_eq(&first, &second));
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&tls.0.files.key, mode).unwrap();
+        assert!(!Arc::ptr_eq(&second, &next(&tls)));
+    }
 }

@@ -196,7 +196,8 @@ where
     let (mut parts, body) = request.into_parts();
     let caller = framing::judge(&parts.headers).and_then(|()| {
         let allowed = site.config.allowed_origins.get();
-        Caller::judge(&parts.method, &parts.uri, &parts.headers, &allowed)
+        let tls = site.config.protocols.tls.is_some();
+        Caller::judge(&parts.method, &parts.uri, &parts.headers, &allowed, tls)
     });
     let unknown;
     let peer = match &caller {

@@ -41,7 +41,8 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// Judges the request's origin.
+    /// Judges the request's origin. `tls`: the gateway speaks TLS itself, so that a page over http is not its own: anyone on the
+    /// way can write one.
     ///
     /// # Errors
     /// 403 for a page of any other origin.
@@ -50,6 +51,7 @@ impl Caller {
         uri: &Uri,
         headers: &HeaderMap,
         allowed: &[AllowedOrigin],
+        tls: bool,
     ) -> Result<Self, Failure> {
         let host = uri
             .authority()
@@ -59,7 +61,7 @@ impl Caller {
                     .get(header::HOST)
                     .and_then(|host| host.to_str().ok())
             });
-        let own = |origin: &str| host.is_some_and(|host| is_own(origin, host));
+        let own = |origin: &str| host.is_some_and(|host| is_own(origin, host, tls));
         let mut origins = headers.get_all(header::ORIGIN).iter();
         let Some(origin) = origins.next() else {
             let known = |origin: &str| own(origin) || allowed.iter().any(|one| one.is(origin));
@@ -197,9 +199,9 @@ fn refusal(origin: &str) -> Failure {
 }
 
 /// The origin's authority is the host that was asked, either with or without a default port.
-fn is_own(origin: &str, host: &str) -> bool {
+fn is_own(origin: &str, host: &str, tls: bool) -> bool {
     let (authority, port) = match origin.split_once("://") {
-        Some(("http", authority)) => (authority, ":80"),
+        Some(("http", authority)) if !tls => (authority, ":80"),
         Some(("https", authority)) => (authority, ":443"),
         _ => return false,
     };

@@ -1,7 +1,9 @@
 //! Which pages may use the gateway.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use crate::support::http::{self, Response};
-use crate::support::{Backend, Client, Gateway, Reply, Setup, port};
+use crate::support::{Authority, Backend, Client, Gateway, Reply, Setup, port};
 
 const GOOD: &str = "https://good.example";
 
@@ -307,4 +309,21 @@ async fn sighup_changes_the_origins() {
         "{}",
         gateway.log()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_over_http_is_not_of_a_gateway_with_tls() {
+    let authority = Authority::new();
+    let gateway = authority.secure(Setup::memory()).start().await;
+    for (scheme, status) in [("http", "403"), ("https", "201")] {
+        let mut stream = authority.connect(gateway.address, None, &[]).await.unwrap();
+        let address = gateway.address;
+        let request = format!(
+            "POST /rooms/demo/events HTTP/1.1\r\nHost: {address}\r\nOrigin: {scheme}://{address}\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer.get(9..12), Some(status), "{scheme}: {answer}");
+    }
 }

@@ -13,6 +13,10 @@ fn map(headers: &Headers) -> HeaderMap {
 }
 
 fn judge(method: &Method, headers: &Headers) -> Result<Caller, Failure> {
+    judge_by(method, headers, false)
+}
+
+fn judge_by(method: &Method, headers: &Headers, tls: bool) -> Result<Caller, Failure> {
     let allowed = [
         "https://app.example",
         "https://*.wide.example",
@@ -22,7 +26,7 @@ fn judge(method: &Method, headers: &Headers) -> Result<Caller, Failure> {
     ];
     let allowed = allowed.map(|line| AllowedOrigin::read(line).unwrap());
     let uri = Uri::from_static("/rooms/a/events");
-    Caller::judge(method, &uri, &map(headers), &allowed)
+    Caller::judge(method, &uri, &map(headers), &allowed, tls)
 }
 
 #[test]
@@ -42,6 +46,22 @@ fn own_and_allowed_origins_are_echoed() {
         let headers = answer.headers();
         assert_eq!(headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], origin);
         assert_eq!(headers[header::ACCESS_CONTROL_ALLOW_CREDENTIALS], "true");
+    }
+}
+
+#[test]
+fn a_page_over_http_is_not_of_a_gateway_with_tls() {
+    for (origin, tls, is_own) in [
+        ("http://gate.example", false, true),
+        ("http://gate.example", true, false),
+        ("https://gate.example", true, true),
+        ("https://gate.example", false, true),
+    ] {
+        let caller = judge_by(&Method::POST, &[("origin", origin), HOST], tls);
+        assert_eq!(caller.is_ok(), is_own, "{origin} {tls}");
+        let referer = [("referer", origin), HOST];
+        let caller = judge_by(&Method::POST, &referer, tls);
+        assert_eq!(caller.is_ok(), is_own, "{origin} {tls}");
     }
 }
 

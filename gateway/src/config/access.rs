@@ -224,7 +224,7 @@ impl fmt::Debug for Tokens {
         f.debug_struct("Tokens")
             .field("keys", &self.keys.len())
             .field("key_files", &self.key_files)
-            .field("jwks_url", &super::print::hide_password(&self.jwks_url))
+            .field("jwks_url", &super::print::hide_query(&self.jwks_url))
             .field("issuer", &self.issuer)
             .field("audience", &self.audience)
             .finish_non_exhaustive()

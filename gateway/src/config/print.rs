@@ -22,7 +22,7 @@ pub fn print(config: &Config) -> String {
     for key in &mut shown.tokens.keys {
         HIDDEN.clone_into(key);
     }
-    shown.tokens.jwks_url = hide_password(&shown.tokens.jwks_url);
+    shown.tokens.jwks_url = hide_query(&shown.tokens.jwks_url);
     shown.forward.url = hide_query(&shown.forward.url);
     if !shown.admin.token.is_empty() {
         HIDDEN.clone_into(&mut shown.admin.token);

@@ -150,7 +150,7 @@ fn variables() -> impl Iterator<Item = (String, String)> {
 
 /// Looks whether the files that settings name can be used; what is wrong is one sentence.
 fn check_files(config: &Config) -> Result<(), String> {
-    config::check_files(&config.tokens).map_err(|error| error.to_string())?;
+    config::check_files(config).map_err(|error| error.to_string())?;
     app::check_certificates(config).map_err(|error| error.to_string())
 }
 

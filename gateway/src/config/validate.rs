@@ -14,8 +14,6 @@ mod exposure;
 mod protocols;
 mod tokens;
 
-pub use tokens::check_files;
-
 /// Classes of rooms: each is a label in several families of metrics.
 const MAX_CLASSES: usize = 32;
 /// Patterns of rooms with a retention of their own: each is looked at for each event that is published.
@@ -42,6 +40,17 @@ pub fn validate(config: &Config) -> Result<Vec<String>, ConfigError> {
     times(config)?;
     tokens::check(&config.tokens)?;
     exposure::check(config)
+}
+
+/// Reads the files with keys, for a start and for `check-config`. [`validate`] does not: a node that runs goes on with the old
+/// keys while a file cannot be used, and so must the commands beside it, such as `healthcheck`.
+///
+/// # Errors
+/// The first one that cannot be used. It quotes nothing of it.
+pub fn check_files(config: &Config) -> Result<(), ConfigError> {
+    let files = &config.publish.key_files;
+    PublishKeys::read(&[], files).map_err(ConfigError::Rule)?;
+    tokens::check_files(&config.tokens)
 }
 
 fn rule(holds: bool, sentence: impl FnOnce() -> String) -> Result<(), ConfigError> {
@@ -71,7 +80,7 @@ fn names(config: &Config) -> Result<(), ConfigError> {
         },
     )?;
     let publish = &config.publish;
-    PublishKeys::read(&publish.keys, &publish.key_files).map_err(ConfigError::Rule)?;
+    PublishKeys::read(&publish.keys, &[]).map_err(ConfigError::Rule)?;
     let path = &config.http.path_prefix;
     let segment = |part: &str| {
         !matches!(part, "" | "." | "..")

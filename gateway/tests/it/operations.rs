@@ -32,6 +32,27 @@ async fn a_health_check_needs_nothing_but_the_binary() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_health_check_reads_no_key_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys");
+    std::fs::write(&file, "some-key\n").unwrap();
+    let path = file.to_str().unwrap();
+    let setup = Setup::memory().set("publish.key_files", path);
+    let gateway = setup.clone().start().await;
+    std::fs::remove_file(&file).unwrap();
+    for (subcommand, code) in [("healthcheck", 0), ("check-config", 64)] {
+        let mut command = binary();
+        command
+            .args([subcommand, "--admin-listen", &gateway.admin.to_string()])
+            .env("SSE_PUBLISH__KEY_FILES", path);
+        let answer = output(command).await;
+        assert_eq!(answer.status.code(), Some(code), "{answer:?}");
+    }
+    let start = setup.output().await;
+    assert_eq!(start.status.code(), Some(64), "{start:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sighup_changes_keys_and_drops_no_stream() {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     let write = |key: &str, page: &str| {

@@ -11,8 +11,7 @@ const MAX_KEYS: usize = 64;
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Checks them, and does not read key files: a node that runs goes on with the old keys while a file cannot be used, and so
-/// must the commands beside it, such as `healthcheck`.
+/// Checks them, and does not read key files.
 ///
 /// # Errors
 /// The first rule that is broken. It quotes no secret.
@@ -32,7 +31,7 @@ pub(super) fn check(tokens: &Tokens) -> Result<(), ConfigError> {
 ///
 /// # Errors
 /// The first one that cannot be used. It quotes nothing of it.
-pub fn check_files(tokens: &Tokens) -> Result<(), ConfigError> {
+pub(super) fn check_files(tokens: &Tokens) -> Result<(), ConfigError> {
     let read = read_files(&tokens.key_files);
     read.map(drop).map_err(ConfigError::Rule)
 }

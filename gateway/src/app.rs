@@ -116,7 +116,9 @@ pub async fn run(
     let auth = Auth::new(config.policy())
         .heeding(node.disconnects().clone())
         .forwarding(forward)
-        .with_tokens(tokens);
+        .with_tokens(tokens)
+        .counting(&registry)
+        .context("metrics cannot be registered")?;
     let auth = Arc::new(auth);
     for (id, inlet) in outlets.into_iter().enumerate() {
         let parts = Parts {

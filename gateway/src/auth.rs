@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
+use prometheus::{IntGauge, Registry, register_int_gauge_with_registry};
 use protocol::RoomName;
 
 use crate::hub::{Disconnects, Terms};
@@ -20,7 +21,7 @@ mod rules;
 mod tokens;
 
 pub use forward::{Forward, ForwardConfig, ForwardMetrics};
-pub use keys::{PublishKeys, bearer, without_key};
+pub use keys::{PublishKeys, bearer, is_short, without_key};
 pub use rules::{Mode, Rules};
 pub use tokens::{
     Carriers, Demands, JwksConfig, Tokens, TokensConfig, check_lines, read_files, read_keys,
@@ -154,6 +155,8 @@ pub struct Auth {
     disconnects: Disconnects,
     forward: Option<Forward>,
     tokens: Option<Tokens>,
+    /// Files with publish keys that cannot be used now.
+    faulty_files: Option<IntGauge>,
 }
 
 /// What can change while the node runs.
@@ -180,7 +183,24 @@ impl Auth {
             disconnects: Disconnects::default(),
             forward: None,
             tokens: None,
+            faulty_files: None,
         }
+    }
+
+    /// Counts the files with publish keys that cannot be used.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn counting(self, registry: &Registry) -> prometheus::Result<Self> {
+        let faulty_files = register_int_gauge_with_registry!(
+            "sse_gateway_publish_key_files_unusable",
+            "Files of publish.key_files that cannot be used now; their last keys count meanwhile.",
+            registry
+        )?;
+        Ok(Self {
+            faulty_files: Some(faulty_files),
+            ..self
+        })
     }
 
     /// Refuses what was issued before these.
@@ -214,11 +234,19 @@ impl Auth {
     }
 
     /// Another policy from now on. Streams that are open stay.
-    pub fn apply(&self, policy: Policy) {
+    pub fn apply(&self, mut policy: Policy) {
+        policy.keys.inherit(&self.policy.get().keys);
+        self.count_faults(&policy.keys);
         if let Some(forward) = &self.forward {
             forward.apply(policy.forward.as_ref());
         }
         self.policy.set(policy);
+    }
+
+    fn count_faults(&self, keys: &PublishKeys) {
+        if let Some(gauge) = &self.faulty_files {
+            gauge.set(i64::try_from(keys.faults()).unwrap_or(i64::MAX));
+        }
     }
 
     /// Reads files with publish keys again and again, for ever. Not to run beside [`Auth::apply`] in another thread.
@@ -235,6 +263,7 @@ impl Auth {
             if let Ok(Some(keys)) = keys
                 && Arc::ptr_eq(&policy, &self.policy.get())
             {
+                self.count_faults(&keys);
                 self.policy.set(Policy {
                     keys,
                     ..(*policy).clone()

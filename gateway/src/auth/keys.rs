@@ -11,6 +11,8 @@ use super::{Refusal, RefusalKind};
 
 /// Written before a digest in place of a key.
 const DIGEST_PREFIX: &str = "sha256:";
+/// Bytes of a key that nobody finds by trying, and less of which is worth a warning.
+const SHORT: usize = 8;
 /// The most bytes of a file with keys.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -37,6 +39,8 @@ struct KeyFile {
     path: String,
     /// As of the last time that it could be used.
     keys: Vec<PublishKey>,
+    /// What stands in it since the last look: it counts if it stands there at the next one too, as it may be half written.
+    next: Option<Vec<PublishKey>>,
     /// Why it cannot be used now.
     fault: Option<String>,
 }
@@ -85,6 +89,7 @@ impl PublishKeys {
             KeyFile {
                 path: path.clone(),
                 keys,
+                next: None,
                 fault,
             }
         };
@@ -95,20 +100,42 @@ impl PublishKeys {
         }
     }
 
-    /// Reads the files again. A file that cannot be used now leaves its keys as they were, and is logged once. `None` where
-    /// nothing has changed. Blocks for as long as the disk does.
+    /// Keeps what `before` knew of files that cannot be used now, and logs them.
+    pub(super) fn inherit(&mut self, before: &Self) {
+        for file in &mut self.files {
+            let Some(fault) = &file.fault else { continue };
+            error!(
+                file = file.path,
+                fault, "A file of publish keys cannot be used: its last keys go on to count."
+            );
+            if let Some(known) = before.files.iter().find(|known| known.path == file.path) {
+                file.keys.clone_from(&known.keys);
+            }
+        }
+    }
+
+    /// Files that cannot be used now.
+    pub(super) fn faults(&self) -> usize {
+        let files = self.files.iter();
+        files.filter(|file| file.fault.is_some()).count()
+    }
+
+    /// Reads the files again. What has changed counts once two looks in a row have found the same. A file that cannot be used
+    /// now leaves its keys as they were, and is logged once. `None` where nothing has changed. Blocks for as long as the disk
+    /// does.
     #[must_use]
     pub(super) fn again(&self) -> Option<Self> {
         let mut now = self.clone();
         for file in &mut now.files {
             match read_file(&file.path) {
-                Ok(keys) => {
-                    if keys != file.keys {
-                        info!(file = file.path, "The publish keys of a file have changed.");
-                    }
-                    (file.keys, file.fault) = (keys, None);
+                Ok(keys) if keys == file.keys => (file.next, file.fault) = (None, None),
+                Ok(keys) if file.next.as_ref() == Some(&keys) => {
+                    info!(file = file.path, "The publish keys of a file have changed.");
+                    (file.keys, file.next, file.fault) = (keys, None, None);
                 }
+                Ok(keys) => file.next = Some(keys),
                 Err(fault) => {
+                    file.next = None;
                     if file.fault.as_ref() != Some(&fault) {
                         error!(
                             file = file.path,
@@ -145,6 +172,9 @@ impl PublishKeys {
 
     /// Compares with every key, whatever is found on the way: the time taken tells nothing.
     fn look_up(&self, room: &RoomName, key: &[u8]) -> Found {
+        if key.is_empty() {
+            return Found::Other;
+        }
         let shown = digest(&SHA256, key);
         let mut found = Found::Other;
         for one in self.all() {
@@ -199,6 +229,13 @@ pub fn without_key(line: &str) -> String {
         .join(" ")
 }
 
+/// Whether the key of a line can be guessed by trying.
+#[must_use]
+pub fn is_short(line: &str) -> bool {
+    let key = line.split_ascii_whitespace().next().unwrap_or_default();
+    key.len() < SHORT
+}
+
 fn read_file(path: &str) -> Result<Vec<PublishKey>, String> {
     let cannot = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::InvalidData => "it is not text (UTF-8)".to_owned(),
@@ -209,10 +246,15 @@ fn read_file(path: &str) -> Result<Vec<PublishKey>, String> {
     }
     let text = std::fs::read_to_string(path).map_err(cannot)?;
     let lines = text.lines().map(str::trim).enumerate();
-    lines
+    let keys: Vec<PublishKey> = lines
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .map(|(at, line)| read_line(line).map_err(|reason| format!("line {}: {reason}", at + 1)))
-        .collect()
+        .collect::<Result<_, _>>()?;
+    // More likely half written than meant.
+    if keys.is_empty() {
+        return Err("there is no key in it".to_owned());
+    }
+    Ok(keys)
 }
 
 fn read_line(line: &str) -> Result<PublishKey, &'static str> {
@@ -223,8 +265,17 @@ fn read_line(line: &str) -> Result<PublishKey, &'static str> {
     }
     let digest = match key.strip_prefix(DIGEST_PREFIX) {
         Some(hex) => read_hex(hex).ok_or("`sha256:` is not followed by 64 hexadecimal digits")?,
+        // As in `$KEY chat:*` without a KEY.
+        None if key.contains('*') => {
+            return Err(
+                "its key has a `*`, like a pattern of rooms: the key must stand before them",
+            );
+        }
         None => digest_of(key.as_bytes()),
     };
+    if digest == digest_of(b"") {
+        return Err("`sha256:` is followed by the digest of nothing: it was made without a key");
+    }
     let rooms: Vec<String> = words.map(str::to_owned).collect();
     if !rooms.iter().all(|pattern| is_pattern(pattern)) {
         return Err("what follows the key is not a pattern of rooms such as chat:*");
@@ -345,6 +396,13 @@ mod tests {
                 &["sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a2 secret"],
                 "key 1",
             ),
+            (&["good", "secret:*"], "key 2"),
+            (&["secr*t news"], "key 1"),
+            // printf '' | sha256sum
+            (
+                &["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"],
+                "key 1",
+            ),
         ] {
             let error = read(lines).unwrap_err();
             assert!(
@@ -354,6 +412,7 @@ mod tests {
             assert!(!error.contains("secr"), "{error}");
         }
         assert_eq!(without_key("secret chat:* lobby"), "*** chat:* lobby");
+        assert!(is_short("secret7 chat:* lobby") && !is_short("secret-8"));
     }
 
     #[test]
@@ -371,8 +430,20 @@ mod tests {
         let chat = RoomName::parse("chat:1").unwrap();
         let find = |keys: &PublishKeys, value| keys.find(&chat, &with(value));
         assert_eq!(find(&first, "Bearer one"), Found::Key);
+        // Caught while it is written: what counts is what two looks find.
+        for (half, faults) in [("tw", 0), ("", 1), ("# keys\n", 1)] {
+            std::fs::write(&path, half).unwrap();
+            let halfway = first.again().unwrap();
+            assert_eq!(find(&halfway, "Bearer one"), Found::Key);
+            assert_eq!(find(&halfway, "Bearer tw"), Found::Other);
+            assert_eq!(halfway.faults(), faults);
+        }
+        let mut anew = PublishKeys::new(&["inline".to_owned()], &files);
+        assert_eq!(find(&anew, "Bearer one"), Found::Other);
+        anew.inherit(&first);
+        assert_eq!(find(&anew, "Bearer one"), Found::Key);
         std::fs::write(&path, "two").unwrap();
-        let second = first.again().unwrap();
+        let second = first.again().unwrap().again().unwrap();
         assert_eq!(find(&second, "Bearer one"), Found::Other);
         assert_eq!(find(&second, "Bearer two"), Found::Key);
         assert_eq!(find(&second, "Bearer inline"), Found::Key);
@@ -382,5 +453,6 @@ mod tests {
         assert!(third.again().is_none(), "the same fault is told once");
         std::fs::write(&path, "two").unwrap();
         assert_eq!(third.again().unwrap(), second);
+        assert!(second.again().is_none());
     }
 }

@@ -376,7 +376,7 @@ fn development_mode_is_for_loopback_unless_asked_for() {
         assert_eq!(config.dev_mode(), name == "SSE_DEV");
     }
 
-    let keyed = dev(&["--publish-key", "k"]);
+    let keyed = dev(&["--publish-key", "a-long-key"]);
     assert!(!keyed.config.dev_mode(), "a configured key is looked at");
     for (warning, part) in keyed
         .warnings
@@ -412,6 +412,10 @@ fn printing_hides_secrets_and_can_be_read_back() {
     let env = [
         ("SSE_REDIS__URL", "redis://ann:hunter2@localhost:6379/1"),
         ("SSE_PUBLISH__KEYS", "hunter2,hunter3"),
+        (
+            "SSE_TOKENS__JWKS_URL",
+            "https://login.example/keys?k=hunter4",
+        ),
     ];
     let config = from(&["--node", "n1"], &env).unwrap().config;
     let printed = print(&config);
@@ -421,9 +425,13 @@ fn printing_hides_secrets_and_can_be_read_back() {
         printed.contains("url = \"redis://ann:***@localhost:6379/1\""),
         "{printed}"
     );
-    let again = from_file(&printed, &[], &[]).unwrap().config;
+    let again = printed.replace("***", "another1");
+    let again = from_file(&again, &[], &[]).unwrap().config;
     assert_eq!(print(&again), printed);
-    assert_eq!(again.publish.keys, ["***", "***"]);
+    assert_eq!(again.publish.keys, ["another1", "another1"]);
+    // What is shown in place of a key is none.
+    let error = from_file(&printed, &[], &[]).unwrap_err().to_string();
+    assert!(error.contains("publish.keys"), "{error}");
 }
 
 #[test]
@@ -464,4 +472,24 @@ fn durations_survive_writing_and_reading() {
     ] {
         assert_eq!(values::parse_duration(text), None, "{text}");
     }
+}
+
+#[test]
+fn a_short_key_is_a_warning() {
+    let loaded = from(
+        &["--dev"],
+        &[("SSE_PUBLISH__KEYS", "long-enough,short chat:*")],
+    )
+    .unwrap();
+    let about: Vec<_> = loaded
+        .warnings
+        .iter()
+        .filter(|line| line.contains("8 bytes"))
+        .collect();
+    assert!(
+        about.len() == 1 && about[0].contains("key 2"),
+        "{:?}",
+        loaded.warnings
+    );
+    assert!(!about[0].contains("short chat"));
 }

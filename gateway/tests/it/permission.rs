@@ -69,8 +69,17 @@ async fn keys_in_a_file_count_as_soon_as_they_stand_there() {
     assert_eq!(post(&gateway, "chat:1", "first").await, 401);
     std::fs::write(&file, "third a/b\n").unwrap();
     eventually!(gateway.log().contains("line 1"), "{}", gateway.log());
+    let unusable = "sse_gateway_publish_key_files_unusable";
+    eventually!(gateway.metric(unusable).await == Some(1.0));
+    assert_eq!(post(&gateway, "news", "second").await, 201);
+    // Emptied before it is written anew; other settings can change meanwhile, and its keys stay.
+    std::fs::write(&file, "").unwrap();
+    eventually!(gateway.log().contains("no key in it"), "{}", gateway.log());
+    gateway.signal("HUP");
+    eventually!(gateway.log().contains("was reloaded"), "{}", gateway.log());
     assert_eq!(post(&gateway, "news", "second").await, 201);
     assert!(!gateway.log().contains("third") && !gateway.log().contains("second"));
+    std::fs::write(&file, "third a/b\n").unwrap();
     let output = Setup::memory().set("publish.key_files", file.to_str().unwrap());
     let output = output.output().await;
     let error = String::from_utf8_lossy(&output.stderr);

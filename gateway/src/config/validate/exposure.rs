@@ -1,7 +1,7 @@
 //! Who may read and write, and what that means for an address that others reach.
 
 use super::{Config, ConfigError, rule};
-use crate::auth::Mode;
+use crate::auth::{Mode, is_short};
 use crate::config::access::read_rule;
 use crate::config::print::hide_query;
 
@@ -118,6 +118,17 @@ fn warnings(config: &Config) -> Vec<String> {
         );
     }
     warnings.extend(admin_warning(config));
+    for (at, _) in publish
+        .keys
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| is_short(line))
+    {
+        warnings.push(format!(
+            "publish.keys, key {} has less than 8 bytes: whoever tries finds it, so take a long random one (openssl rand -hex 32)",
+            at + 1
+        ));
+    }
     let retention = &config.retention;
     if retention.max_len == 0 && retention.max_age.is_zero() && retention.expire.is_zero() {
         warnings.push("[retention] sets no limit at all: rooms only ever grow".to_owned());

@@ -317,7 +317,7 @@ impl Auth {
                     Verdict::Refused(policy.keys.refusal(found))
                 }
                 (Some(forward), _) => {
-                    let hold = |terms: &Terms| !self.disconnects.refuse(asked.room, terms);
+                    let hold = |terms: &Terms| !self.disconnects.refuse_answer(asked.room, terms);
                     forward.decide(asked, &hold).await
                 }
                 (None, _) => Verdict::Away("there is no backend to ask for permission"),

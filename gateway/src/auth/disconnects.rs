@@ -15,7 +15,11 @@ pub(super) fn heed(disconnects: &Disconnects, room: &RoomName, verdict: Verdict)
     };
     if matches!(by, By::Token | By::Forward) {
         terms.issued.get_or_insert(0);
-        if disconnects.refuse(room, &terms) {
+        let refuse = match by {
+            By::Forward => disconnects.refuse_answer(room, &terms),
+            _ => disconnects.refuse(room, &terms),
+        };
+        if refuse {
             return refused(by);
         }
     }
@@ -56,7 +60,7 @@ mod tests {
             whom,
             at_ms: 100_900,
         }];
-        assert_eq!(disconnects.note(orders, 0).len(), 1);
+        assert_eq!(disconnects.note(orders, 100_900).len(), 1);
         let heed = |verdict| heed(&disconnects, &room, verdict);
         for issued in [None, Some(99), Some(100)] {
             let Verdict::Refused(refusal) = heed(verdict(By::Token, "ann", issued)) else {

@@ -88,7 +88,13 @@ impl Disconnect {
     /// Whether a permission from then no longer counts. It is known by its second only, so one from the second of the
     /// disconnect is taken for one from before.
     fn covers(at_ms: u64, issued: u64) -> bool {
-        issued <= at_ms / 1000
+        Self::covers_stream(at_ms, issued, 0)
+    }
+
+    /// The same for an open stream, whose permission may be from before although it says that it is from so many seconds
+    /// later: clocks differ. Whoever has a later one comes back, and is let in.
+    fn covers_stream(at_ms: u64, issued: u64, leeway: u64) -> bool {
+        issued <= (at_ms / 1000).saturating_add(leeway)
     }
 }
 
@@ -106,10 +112,18 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Milliseconds since 1970.
-    times: HashMap<Whom, u64>,
+    times: HashMap<Whom, Ordered>,
     /// When what is too old was looked for.
     looked: u64,
+}
+
+/// When somebody was disconnected, in milliseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+struct Ordered {
+    /// By Redis's clock.
+    at_ms: u64,
+    /// When this node heard of it, by its own clock.
+    noted_ms: u64,
 }
 
 impl Default for Inner {
@@ -137,22 +151,26 @@ impl Disconnects {
         let Table { times, looked } = &mut *table;
         let mut news = Vec::new();
         for order in orders {
-            let known = times.get(&order.whom).copied();
-            if order.at_ms >= first && known.is_none_or(|at| at < order.at_ms) {
-                times.insert(order.whom.clone(), order.at_ms);
+            let known = times.get(&order.whom);
+            if order.at_ms >= first && known.is_none_or(|known| known.at_ms < order.at_ms) {
+                let ordered = Ordered {
+                    at_ms: order.at_ms,
+                    noted_ms: now_ms,
+                };
+                times.insert(order.whom.clone(), ordered);
                 news.push(order);
             }
         }
         if now_ms.saturating_sub(*looked) > LOOK_MS {
             *looked = now_ms;
-            times.retain(|_, at| *at >= first);
+            times.retain(|_, known| known.at_ms >= first);
             times.shrink_to_fit();
         }
         if times.len() > MAX_REMEMBERED {
-            let mut all: Vec<u64> = times.values().copied().collect();
+            let mut all: Vec<u64> = times.values().map(|known| known.at_ms).collect();
             let half = all.len() / 2;
             let (_, &mut median, _) = all.select_nth_unstable(half);
-            times.retain(|_, at| *at > median);
+            times.retain(|_, known| known.at_ms > median);
         }
         self.0.empty.store(times.is_empty(), Ordering::Release);
         news
@@ -161,6 +179,17 @@ impl Disconnects {
     /// Whether permission on these terms was given before its user, or the room, was disconnected.
     #[must_use]
     pub fn refuse(&self, room: &RoomName, terms: &Terms) -> bool {
+        self.find(room, terms, |known| known.at_ms)
+    }
+
+    /// The same for what a backend has answered to this node, which knows by its own clock when that was, and when it heard
+    /// of the disconnect: Redis's clock may be another.
+    #[must_use]
+    pub fn refuse_answer(&self, room: &RoomName, terms: &Terms) -> bool {
+        self.find(room, terms, |known| known.noted_ms)
+    }
+
+    fn find(&self, room: &RoomName, terms: &Terms, at: impl Fn(&Ordered) -> u64) -> bool {
         let Some(issued) = terms.issued else {
             return false;
         };
@@ -169,8 +198,8 @@ impl Disconnects {
         }
         let table = self.0.table.read();
         let covered = |whom: &Whom| {
-            let at = table.times.get(whom);
-            at.is_some_and(|&at| Disconnect::covers(at, issued))
+            let known = table.times.get(whom);
+            known.is_some_and(|known| Disconnect::covers(at(known), issued))
         };
         let user = terms.user.clone().map(Whom::User);
         user.is_some_and(|user| covered(&user)) || covered(&Whom::Room(room.clone()))
@@ -189,6 +218,7 @@ pub(super) struct Dismissed {
 impl State {
     /// Ends the streams of these users and rooms, unless their permission is a later one.
     pub(super) fn disconnect(&mut self, orders: &[Disconnect]) {
+        let leeway = self.rules.get().leeway.as_secs();
         let mut users: HashMap<&str, u64> = HashMap::new();
         let mut keys: HashSet<u32> = HashSet::new();
         for order in orders {
@@ -203,7 +233,7 @@ impl State {
                     keys.extend(members.filter(|&&key| {
                         let owner = self.owners.get(key as usize);
                         owner.is_none_or(|owner| {
-                            Disconnect::covers(order.at_ms, owner.issued.into())
+                            Disconnect::covers_stream(order.at_ms, owner.issued.into(), leeway)
                         })
                     }));
                 }
@@ -212,7 +242,7 @@ impl State {
         if !users.is_empty() {
             let owned = self.owners.iter().filter(|(_, owner)| {
                 let at = users.get(&**owner.user());
-                at.is_some_and(|&at| Disconnect::covers(at, owner.issued.into()))
+                at.is_some_and(|&at| Disconnect::covers_stream(at, owner.issued.into(), leeway))
             });
             keys.extend(owned.map(|(key, _)| key as u32));
         }
@@ -287,6 +317,19 @@ mod tests {
         assert!(!table.refuse(&other, &terms(Some("ann"), Some(0))));
         assert!(table.refuse(&demo, &terms(None, Some(0))));
         assert_eq!(table.note(vec![order("user", "bob", 1)], later), []);
+    }
+
+    #[test]
+    fn a_backends_answer_is_from_before_by_the_nodes_own_clock() {
+        let (table, demo) = (Disconnects::default(), RoomName::parse("demo").unwrap());
+        // The node's clock is ahead of Redis's.
+        let orders = vec![order("user", "ann", 100_000)];
+        assert_eq!(table.note(orders, 107_000).len(), 1);
+        for (issued, refused) in [(105, true), (107, true), (108, false)] {
+            let terms = terms(Some("ann"), Some(issued));
+            assert_eq!(table.refuse_answer(&demo, &terms), refused, "{issued}");
+            assert!(!table.refuse(&demo, &terms));
+        }
     }
 
     #[test]

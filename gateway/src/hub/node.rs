@@ -32,7 +32,8 @@ pub struct StreamRules {
     pub per_user: usize,
     /// Streams of one room in a shard; 0 for no limit.
     pub per_room: usize,
-    /// A stream whose permission ends is closed up to this much later.
+    /// How far clocks may differ: a stream whose permission ends is closed up to this much later, and a disconnect closes
+    /// those whose permission says that it is up to this much younger.
     pub leeway: Duration,
 }
 

@@ -32,7 +32,8 @@ type Digest = [u8; 16];
 pub(super) struct Good {
     /// Whose it is.
     pub(super) user: Option<Arc<str>>,
-    /// `iat`, in seconds since 1970.
+    /// `iat`, or when the token was first seen, if that was earlier: no token is made after it was shown, whatever the clock
+    /// of its issuer says. In seconds since 1970.
     issued: u32,
     /// `exp`; of a later one than this can hold, the year 2106.
     expires: u32,
@@ -123,7 +124,7 @@ impl Checker {
         let times = claims.times();
         self.check_time(times, now)?;
         let good = Good {
-            issued: u32::try_from(times.issued).unwrap_or(u32::MAX),
+            issued: u32::try_from(times.issued.min(now)).unwrap_or(u32::MAX),
             expires: u32::try_from(times.expires).unwrap_or(u32::MAX),
             user: claims.user,
             rooms: self.share(Permitted {
@@ -279,6 +280,29 @@ mod tests {
             weight <= CACHE_BYTES && (1000..12_000).contains(&count),
             "{weight} {count}"
         );
+    }
+
+    /// Else it would outlast a disconnect that comes between its first use and its `iat`.
+    #[test]
+    fn a_token_is_no_younger_than_its_first_use() {
+        let secret = [b'x'; 32];
+        let key = Key::new(None, Algorithm::HS256, &secret).unwrap();
+        let demands = Demands {
+            leeway: Duration::from_secs(30),
+            max_age: Duration::from_secs(3600),
+            ..Demands::default()
+        };
+        let checker = Checker::new(demands, vec![key]);
+        let signer = jsonwebtoken::EncodingKey::from_secret(&secret);
+        let claims = serde_json::json!({"sub": "ann", "iat": 1030, "exp": 2000});
+        let token =
+            jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &signer).unwrap();
+        for now in [1005, 1010, 1040] {
+            let Ok(good) = checker.check(&token, now, &TokenMetrics::default()) else {
+                panic!("it counts at {now}");
+            };
+            assert_eq!(checker.terms(&good).issued, Some(1005), "{now}");
+        }
     }
 
     /// Whatever is changed in a good token, it does not count any more.

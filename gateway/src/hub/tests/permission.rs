@@ -155,6 +155,29 @@ fn a_disconnect_ends_what_is_from_before_and_lets_nothing_slip_through() {
 }
 
 #[test]
+fn a_permission_from_a_clock_that_is_ahead_does_not_outlast_a_disconnect() {
+    let (mut world, node) = world(StreamRules {
+        leeway: Duration::from_secs(30),
+        ..StreamRules::default()
+    });
+    let (ann, bob) = (
+        world.come("a", terms("ann", 130)),
+        world.come("b", terms("bob", 130)),
+    );
+    let _later = world.come("a", terms("ann", 131));
+    let orders = vec![
+        order(Whom::read("user", "ann").unwrap(), 100_999),
+        order(Whom::read("room", "b").unwrap(), 100_999),
+    ];
+    world.state.disconnect(&node.disconnects().note(orders, 0));
+    assert!(got(&ann).1 && got(&bob).1);
+    assert_eq!(world.open(), 1);
+    // It may be a later one: it is let in.
+    let _back = world.come("a", terms("ann", 130));
+    assert_eq!(world.open(), 2);
+}
+
+#[test]
 fn a_large_room_leaves_in_parts_within_half_a_second() {
     let (mut world, node) = world(StreamRules::default());
     let clients: Vec<_> = (0..600)

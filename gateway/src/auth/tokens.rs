@@ -12,7 +12,7 @@ use prometheus::Registry;
 use protocol::token::Key;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::{Action, Asked, By, Grant, Refusal, RefusalKind, Verdict, unix_now};
 use crate::fetch::Fetch;
@@ -32,6 +32,9 @@ pub use sources::{check_lines, read_files, read_keys};
 use checker::{Checker, Good, Unsound};
 use jwks::{Jwks, Looked};
 use metrics::TokenMetrics;
+
+/// Of a key that may be on its way.
+const NOT_YET: &str = "the key that signed the token is not known yet to tokens.jwks_url";
 
 /// Which tokens count. `Debug` hides the keys.
 #[derive(Clone, Default)]
@@ -93,6 +96,10 @@ struct Sources {
     fetched: Vec<Key>,
     jwks: Option<(Arc<Jwks>, Task)>,
     watch: Option<Task>,
+    /// Tasks so far, and the numbers of those that may still write: one that was told to end may be in the middle of it.
+    made: u64,
+    fetcher: u64,
+    watcher: u64,
 }
 
 /// A task that ends with what it is for.
@@ -132,15 +139,22 @@ impl Tokens {
     /// A sentence; then nothing has changed.
     pub fn apply(&self, config: TokensConfig, handle: &Handle) -> Result<(), String> {
         let shared = &self.0;
+        // Before the files are read: what changes meanwhile is read again.
+        let stamps = sources::stamps(&config.key_files);
         let (inline, files) = (read_keys(&config.keys)?, read_files(&config.key_files)?);
         let mut sources = shared.sources.lock();
         if sources.config.jwks != config.jwks {
             let jwks = config.jwks.as_ref();
-            sources.jwks = jwks.map(|jwks| shared.fetch(jwks, handle)).transpose()?;
+            sources.made += 1;
+            sources.jwks = jwks.map(|jwks| shared.fetch(jwks, sources.made, handle));
             sources.fetched.clear();
+            sources.fetcher = sources.made;
         }
+        sources.made += 1;
+        sources.watcher = sources.made;
         sources.watch = (!config.key_files.is_empty()).then(|| {
-            let work = watch_files(Arc::downgrade(shared), config.key_files.clone());
+            let (shared, lines) = (Arc::downgrade(shared), config.key_files.clone());
+            let work = watch_files(shared, sources.watcher, lines, stamps);
             Task(handle.spawn(work).abort_handle())
         });
         sources.config = config;
@@ -207,19 +221,15 @@ impl Tokens {
         match jwks.look_for(&key_id).await {
             Looked::Again => {}
             Looked::NotThere => return Err(Verdict::Refused(unknown_key())),
-            Looked::Away => {
-                return Err(Verdict::Away(
-                    "the key that signed the token is not known yet, and tokens.jwks_url cannot be asked now",
-                ));
-            }
+            Looked::Away => return Err(Verdict::Away(NOT_YET)),
         }
         match self.0.setup.get().checker.check(text, now, metrics) {
             Ok(good) => Ok(good),
             Err(Unsound::Refused(refusal)) => Err(Verdict::Refused(refusal)),
-            Err(Unsound::UnknownKey(_)) => {
-                jwks.is_not_there(key_id);
+            Err(Unsound::UnknownKey(_)) if jwks.is_not_there(key_id) => {
                 Err(Verdict::Refused(unknown_key()))
             }
+            Err(Unsound::UnknownKey(_)) => Err(Verdict::Away(NOT_YET)),
         }
     }
 }
@@ -229,16 +239,19 @@ impl Shared {
     fn fetch(
         self: &Arc<Self>,
         config: &JwksConfig,
+        number: u64,
         handle: &Handle,
-    ) -> Result<(Arc<Jwks>, Task), String> {
-        let fetch = Fetch::new(jwks::TIMEOUT, jwks::MAX_BYTES)
-            .map_err(|error| format!("the system's certificates cannot be read: {error}"))?;
+    ) -> (Arc<Jwks>, Task) {
+        let fetch = Fetch::new(jwks::TIMEOUT, jwks::MAX_BYTES).unwrap_or_else(|error| {
+            warn!(%error, "There are no system certificates: tokens.jwks_url can be fetched without TLS only.");
+            Fetch::without_roots(jwks::TIMEOUT, jwks::MAX_BYTES)
+        });
         let (jwks, shared) = (Arc::new(Jwks::default()), Arc::downgrade(self));
-        let give = move |keys| replace(&shared, |sources| sources.fetched = keys);
+        let give = move |keys| replace_fetched(&shared, number, keys);
         let work = jwks
             .clone()
             .run(fetch, config.clone(), self.metrics.clone(), give);
-        Ok((jwks, Task(handle.spawn(work).abort_handle())))
+        (jwks, Task(handle.spawn(work).abort_handle()))
     }
 
     fn build(&self, sources: &Sources) {
@@ -257,19 +270,37 @@ impl Shared {
     }
 }
 
-/// Changes the keys of one place.
-fn replace(shared: &Weak<Shared>, change: impl FnOnce(&mut Sources)) {
+/// Takes what the task with this number has fetched.
+fn replace_fetched(shared: &Weak<Shared>, number: u64, keys: Vec<Key>) {
     if let Some(shared) = shared.upgrade() {
         let mut sources = shared.sources.lock();
-        change(&mut sources);
-        shared.build(&sources);
+        if sources.fetcher == number {
+            sources.fetched = keys;
+            shared.build(&sources);
+        }
     }
 }
 
-/// Reads key files again when they change. A look a second costs a call of the system for each.
-async fn watch_files(shared: Weak<Shared>, lines: Vec<String>) {
+/// Takes what the task with this number has read.
+fn replace_files(shared: &Weak<Shared>, number: u64, keys: Vec<Key>) {
+    if let Some(shared) = shared.upgrade() {
+        let mut sources = shared.sources.lock();
+        if sources.watcher == number {
+            sources.files = keys;
+            shared.build(&sources);
+        }
+    }
+}
+
+/// Reads key files again when they change from what they were when these stamps were taken. A look a second costs a call of
+/// the system for each.
+async fn watch_files(
+    shared: Weak<Shared>,
+    number: u64,
+    lines: Vec<String>,
+    mut seen: Vec<sources::Stamp>,
+) {
     const PAUSE: Duration = Duration::from_secs(1);
-    let mut seen = sources::stamps(&lines);
     let mut complaint = None;
     loop {
         tokio::time::sleep(PAUSE).await;
@@ -283,7 +314,7 @@ async fn watch_files(shared: Weak<Shared>, lines: Vec<String>) {
             Ok(keys) => {
                 complaint = None;
                 info!(keys = keys.len(), "The keys for tokens were read again.");
-                replace(&shared, |sources| sources.files = keys);
+                replace_files(&shared, number, keys);
             }
             Err(error) => {
                 if let Some(shared) = shared.upgrade() {
@@ -345,4 +376,77 @@ fn unknown_key() -> Refusal {
         "unknown_kid",
         "the token names a key (`kid`) that the gateway does not have, or names none and none is for its `alg`: see [tokens]",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(path: &std::path::Path) -> TokensConfig {
+        TokensConfig {
+            key_files: vec![format!("HS256 {}", path.display())],
+            ..TokensConfig::default()
+        }
+    }
+
+    fn keys(tokens: &Tokens) -> i64 {
+        tokens.0.metrics.keys.get()
+    }
+
+    #[tokio::test]
+    async fn a_source_that_was_replaced_writes_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        std::fs::write(&path, [b'x'; 32]).unwrap();
+        let handle = Handle::current();
+        let tokens = Tokens::start(files(&path), &handle, &Registry::new()).unwrap();
+        let jwks = |url: &str| TokensConfig {
+            jwks: Some(JwksConfig {
+                url: url.into(),
+                refresh: Duration::from_secs(3600),
+            }),
+            ..files(&path)
+        };
+        tokens.apply(jwks("http://127.0.0.1:9/a"), &handle).unwrap();
+        let (fetcher, watcher) = {
+            let sources = tokens.0.sources.lock();
+            (sources.fetcher, sources.watcher)
+        };
+        let shared = Arc::downgrade(&tokens.0);
+        let stale =
+            || read_files(&[files(&path).key_files, files(&path).key_files].concat()).unwrap();
+        replace_fetched(&shared, fetcher, stale());
+        assert_eq!(keys(&tokens), 3);
+        replace_files(&shared, watcher, stale());
+        assert_eq!(keys(&tokens), 4);
+        tokens.apply(jwks("http://127.0.0.1:9/b"), &handle).unwrap();
+        assert_eq!(keys(&tokens), 1);
+        replace_fetched(&shared, fetcher, stale());
+        replace_files(&shared, watcher, stale());
+        assert_eq!(keys(&tokens), 1);
+        tokens.apply(files(&path), &handle).unwrap();
+        replace_fetched(&shared, fetcher + 1, stale());
+        assert_eq!(keys(&tokens), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_that_change_while_they_are_read_are_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        std::fs::write(&path, [b'x'; 32]).unwrap();
+        let config = files(&path);
+        let tokens = Tokens::start(config.clone(), &Handle::current(), &Registry::new()).unwrap();
+        let (shared, number) = {
+            let mut sources = tokens.0.sources.lock();
+            sources.watch = None;
+            sources.files.clear();
+            tokens.0.build(&sources);
+            (Arc::downgrade(&tokens.0), sources.watcher)
+        };
+        assert_eq!(keys(&tokens), 0);
+        // As it was before somebody wrote it.
+        let watch = watch_files(shared, number, config.key_files, vec![None]);
+        let _ = tokio::time::timeout(Duration::from_secs(5), watch).await;
+        assert_eq!(keys(&tokens), 1);
+    }
 }

@@ -1,9 +1,10 @@
 //! A JSON Web Key Set of another server's: fetched again and again, and when a token names a key that is not in it.
 //!
 //! While it cannot be fetched, the last set counts. Who shows a token of an unknown key meanwhile is not refused: the key
-//! may be a new one.
+//! may be a new one. Nor is it refused at once when the set was fetched without that key: caches in between may serve an old set
+//! for a while.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,9 @@ pub(super) const MAX_BYTES: usize = 256 << 10;
 const ON_DEMAND: Duration = Duration::from_secs(10);
 /// After a failure it is tried again as soon as this.
 const RETRY: Duration = Duration::from_secs(10);
-/// Ids of keys that are not in the set, until it is next fetched on demand.
+/// A key that no set has had for so long since its first token is not on its way.
+const GRACE: Duration = Duration::from_secs(60);
+/// Ids of unknown keys that are remembered; others are taken for new ones.
 const MAX_ABSENT: usize = 256;
 
 /// A set to fetch.
@@ -52,7 +55,8 @@ pub(super) struct Jwks {
 struct Demand {
     under_way: bool,
     last: Option<Instant>,
-    absent: HashSet<String>,
+    /// Unknown keys, and since when.
+    absent: HashMap<String, Instant>,
 }
 
 /// Fetches so far, and whether the last one succeeded.
@@ -67,10 +71,17 @@ struct Done {
 pub(super) enum Looked {
     /// The set was fetched: look again.
     Again,
-    /// It was fetched a moment ago, and does not have it.
+    /// It was fetched a moment ago, and has not had it for a while.
     NotThere,
     /// Nobody knows now.
     Away,
+}
+
+impl Demand {
+    fn is_absent(&self, id: &str) -> bool {
+        let since = self.absent.get(id);
+        since.is_some_and(|since| since.elapsed() >= GRACE)
+    }
 }
 
 impl Default for Jwks {
@@ -101,10 +112,9 @@ impl Jwks {
                 (false, true) => {
                     demand.under_way = true;
                     demand.last = Some(Instant::now());
-                    demand.absent.clear();
                     self.wake.notify_one();
                 }
-                (false, false) if demand.absent.contains(id) => return Looked::NotThere,
+                (false, false) if demand.is_absent(id) => return Looked::NotThere,
                 (false, false) => return Looked::Away,
             }
             // Under the lock, under which it is counted too: the next one ends after this.
@@ -117,12 +127,25 @@ impl Jwks {
         }
     }
 
-    /// A key that a fetch did not bring: who shows its token next is refused at once.
-    pub(super) fn is_not_there(&self, id: String) {
+    /// Notes a key that a fetch did not bring, and says whether that has been so for a while: then its tokens are refused.
+    pub(super) fn is_not_there(&self, id: String) -> bool {
         let mut demand = self.demand.lock();
-        if demand.absent.len() < MAX_ABSENT {
-            demand.absent.insert(id);
+        let is_absent = demand.is_absent(&id);
+        if demand.absent.len() >= MAX_ABSENT {
+            demand.absent.retain(|_, since| since.elapsed() < GRACE);
         }
+        if demand.absent.len() < MAX_ABSENT {
+            demand.absent.entry(id).or_insert_with(Instant::now);
+        }
+        is_absent
+    }
+
+    /// These are known now: once they are not any more, that is news again.
+    fn are_there(&self, keys: &[Key]) {
+        let is_there = |id: &str| keys.iter().any(|key| key.id.as_deref() == Some(id));
+        let absent = &mut self.demand.lock().absent;
+        // Without an id, it was a key of an algorithm that was missing.
+        absent.retain(|id, _| !id.is_empty() && !is_there(id));
     }
 
     /// Fetches for ever, and gives each set that differs from the last one.
@@ -156,6 +179,7 @@ impl Jwks {
                         .set(unix_now().try_into().unwrap_or(i64::MAX));
                     if let Some(keys) = keys {
                         info!(keys = keys.len(), "The keys of tokens.jwks_url are there.");
+                        self.are_there(&keys);
                         give(keys);
                     } else if failing {
                         info!("The keys of tokens.jwks_url can be fetched again.");
@@ -214,4 +238,53 @@ async fn get(fetch: &Fetch, url: &str) -> Result<Bytes, String> {
         return Err(format!("the answer is {}", answer.status()));
     }
     Ok(answer.into_body())
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::token::Algorithm;
+
+    use super::*;
+
+    /// A set that was fetched a moment ago.
+    fn fetched() -> Jwks {
+        let jwks = Jwks::default();
+        *jwks.demand.lock() = Demand {
+            last: Some(Instant::now()),
+            ..Demand::default()
+        };
+        jwks
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_key_has_a_minute_to_come() {
+        let jwks = fetched();
+        assert_eq!(jwks.look_for("new").await, Looked::Away);
+        assert!(!jwks.is_not_there("new".into()));
+        tokio::time::advance(GRACE - Duration::from_millis(1)).await;
+        jwks.demand.lock().last = Some(Instant::now());
+        assert_eq!(jwks.look_for("new").await, Looked::Away);
+        assert!(!jwks.is_not_there("new".into()));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(jwks.look_for("new").await, Looked::NotThere);
+        assert!(jwks.is_not_there("new".into()));
+        // It has come, and a cache takes it back.
+        let key = Key::new(Some("new".into()), Algorithm::HS256, &[b'x'; 32]).unwrap();
+        jwks.are_there(&[key]);
+        assert_eq!(jwks.look_for("new").await, Looked::Away);
+        assert!(!jwks.is_not_there("new".into()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unknown_keys_are_bounded() {
+        let jwks = fetched();
+        for n in 0..2 * MAX_ABSENT {
+            assert!(!jwks.is_not_there(n.to_string()));
+        }
+        assert_eq!(jwks.demand.lock().absent.len(), MAX_ABSENT);
+        tokio::time::advance(GRACE).await;
+        assert!(jwks.is_not_there("0".into()));
+        assert!(!jwks.is_not_there("new".into()));
+        assert!(jwks.demand.lock().absent.contains_key("new"));
+    }
 }

@@ -107,10 +107,7 @@ async fn a_new_key_at_the_key_server_counts_at_once_and_a_removed_one_no_more() 
         seen.push(status(&gateway, &token).await);
     }
     assert!(server.asked() <= 4, "{} requests", server.asked());
-    assert!(
-        seen.iter().all(|status| [401, 503].contains(status)),
-        "{seen:?}"
-    );
+    assert!(seen.iter().all(|status| *status == 503), "{seen:?}");
     assert_eq!(status(&gateway, &new_token).await, 200);
     assert!(gateway.metric(FETCHES).await >= Some(2.0));
     let updated = gateway
@@ -132,7 +129,8 @@ async fn a_set_is_fetched_again_and_what_it_no_longer_has_counts_no_more() {
     let old_token = old.sign(Some("old"), &claims());
     assert_eq!(status(&gateway, &old_token).await, 200);
     server.has(&[new.jwk("new")]);
-    eventually!(status(&gateway, &old_token).await == 401);
+    // For a minute it may be on its way, for all that the node knows.
+    eventually!(status(&gateway, &old_token).await == 503);
     assert_eq!(
         status(&gateway, &new.sign(Some("new"), &claims())).await,
         200

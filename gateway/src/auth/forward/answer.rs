@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 2xx | allowed |
 //! | 2xx with `X-Sse-Ttl: 60` | allowed for so many seconds: the answer is kept so long, and a stream ends then |
-//! | 2xx with `X-Sse-User: ann` | allowed as this user, for limits and disconnects: 1 to 128 bytes of printable UTF-8 |
+//! | 2xx with `X-Sse-User: ann` | allowed as this user, for limits and disconnects: 1 to 256 bytes of printable UTF-8 |
 //! | 401, 403 | refused, with the same status |
 //! | anything else | no answer: redirects and errors too |
 //!
@@ -19,14 +19,12 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::metrics::Outcome;
 use crate::auth::{Asked, By, Grant, Refusal, RefusalKind, Verdict, unix_now};
-use crate::hub::Terms;
+use crate::hub::{MAX_USER_BYTES, Terms};
 
 const TTL: &str = "x-sse-ttl";
 const USER: &str = "x-sse-user";
 /// Refusals are kept this long at most: a client that has just signed in is let in soon.
 const REFUSAL_CACHE: Duration = Duration::from_secs(2);
-/// The most bytes of a user's name.
-const MAX_USER_BYTES: usize = 128;
 
 /// What the backend decided.
 #[derive(Debug, Clone)]

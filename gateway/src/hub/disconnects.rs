@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use protocol::RoomName;
+use tracing::warn;
 
 use super::Terms;
 use super::state::{Closed, State};
 use super::subscriber::Handle;
 
 /// The most bytes of a user's name: what is longer can be given no permission, and not be disconnected.
-pub const MAX_USER_BYTES: usize = 256;
+pub use protocol::token::MAX_USER_BYTES;
 /// Users and rooms that are remembered; past it, the half that was disconnected longest ago is forgotten.
 const MAX_REMEMBERED: usize = 200_000;
 /// Milliseconds between looks for those who are too old to matter.
@@ -108,6 +109,7 @@ struct Inner {
     /// Nothing is in the table: the usual case, which costs no lock.
     empty: AtomicBool,
     remember_ms: AtomicU64,
+    forgotten: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -132,6 +134,7 @@ impl Default for Inner {
             table: RwLock::default(),
             empty: AtomicBool::new(true),
             remember_ms: AtomicU64::new(REMEMBERED_MS),
+            forgotten: AtomicU64::default(),
         }
     }
 }
@@ -161,7 +164,7 @@ impl Disconnects {
                 news.push(order);
             }
         }
-        if now_ms.saturating_sub(*looked) > LOOK_MS {
+        if now_ms.saturating_sub(*looked) > LOOK_MS || times.len() > MAX_REMEMBERED {
             *looked = now_ms;
             times.retain(|_, known| known.at_ms >= first);
             times.shrink_to_fit();
@@ -170,10 +173,25 @@ impl Disconnects {
             let mut all: Vec<u64> = times.values().map(|known| known.at_ms).collect();
             let half = all.len() / 2;
             let (_, &mut median, _) = all.select_nth_unstable(half);
+            let before = times.len();
             times.retain(|_, known| known.at_ms > median);
+            let forgotten = before - times.len();
+            self.0
+                .forgotten
+                .fetch_add(forgotten as u64, Ordering::Relaxed);
+            warn!(
+                forgotten,
+                "More users and rooms were disconnected than a node remembers: tokens from before may count again for those of the longest ago, at most for tokens.max_age."
+            );
         }
         self.0.empty.store(times.is_empty(), Ordering::Release);
         news
+    }
+
+    /// Orders that were forgotten while they mattered still, because there were too many.
+    #[must_use]
+    pub fn forgotten(&self) -> u64 {
+        self.0.forgotten.load(Ordering::Relaxed)
     }
 
     /// Whether permission on these terms was given before its user, or the room, was disconnected.
@@ -337,7 +355,9 @@ mod tests {
         let table = Disconnects::default();
         let orders = (0..=MAX_REMEMBERED).map(|at| order("user", &at.to_string(), at as u64));
         assert_eq!(table.note(orders.collect(), 0).len(), MAX_REMEMBERED + 1);
-        assert!(table.0.table.read().times.len() <= MAX_REMEMBERED / 2);
+        let kept = table.0.table.read().times.len();
+        assert!(kept <= MAX_REMEMBERED / 2);
+        assert_eq!(table.forgotten(), (MAX_REMEMBERED + 1 - kept) as u64);
         let last = Whom::User(MAX_REMEMBERED.to_string().into());
         assert!(table.0.table.read().times.contains_key(&last));
     }

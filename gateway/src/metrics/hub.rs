@@ -12,6 +12,12 @@ const RESETS: &str =
     "stream.reset events sent, one for each stream, by why continuity could not be proved.";
 const RESUMES: &str = "Streams that resumed a position, by what answered: the recent events of this node (log), a read of the stream (broker), or that it cannot be proved (reset).";
 
+const FORGOTTEN: &[Part<u64>] = &[part(
+    "disconnects_forgotten_total",
+    "Users and rooms whose disconnect was forgotten while tokens from before may still be shown, because there were too many.",
+    |forgotten| *forgotten,
+)];
+
 const COUNTERS: &[Part<HubCounters>] = &[
     part("streams_opened_total", "Event streams opened.", |c| {
         c.streams_opened
@@ -194,6 +200,9 @@ pub fn register_hub(registry: &Registry, node: Node) -> prometheus::Result<()> {
         let label = ("class", classes);
         Labelled::register(registry, label, read, CLASS_COUNTERS, CLASS_GAUGES)?;
     }
+    let disconnects = node.disconnects().clone();
+    let read = move || Some(disconnects.forgotten());
+    Readings::register(registry, read, FORGOTTEN, &[])?;
     let read = move || Some(node.counters());
     Readings::register(registry, read, COUNTERS, GAUGES)
 }

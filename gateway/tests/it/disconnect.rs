@@ -258,6 +258,32 @@ async fn an_event_on_its_way_does_not_slip_through() {
     assert!(room.json()["last_id"].is_null(), "{}", room.text());
 }
 
+/// The clock of whoever makes tokens may be ahead of Redis's by `tokens.leeway`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_from_a_clock_that_is_ahead_does_not_outlast_it() {
+    let redis = RedisServer::start().await;
+    let gateway = with_tokens(Setup::redis(&redis)).start().await;
+    let client = open(&gateway, "a", &bearer_of("ann", now() + 20)).await;
+    order(&redis, "user", "ann").await;
+    assert_disconnected(&client).await;
+}
+
+/// More orders than Redis keeps: an operator hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_that_are_lost_too_early_are_told() {
+    let redis = RedisServer::start().await;
+    let many = "for n = 1, 110000 do redis.call('XADD', KEYS[1], 'MAXLEN', '~', '100000', '*', 'user', 'u' .. n % 100) end";
+    redis.call(&["EVAL", many, "1", "sse:disconnects"]).await;
+    let gateway = with_tokens(Setup::redis(&redis)).start().await;
+    eventually!(
+        gateway
+            .log()
+            .contains("Redis keeps fewer disconnects than matter"),
+        "{}",
+        gateway.log()
+    );
+}
+
 /// As little as `deploy/redis/users.acl` gives a gateway is enough to give orders and to follow them.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documented_rights_are_enough() {

@@ -45,6 +45,7 @@ pub(super) async fn follow(shared: Arc<Shared>, follower: Follower) {
     let mut reader = Reader {
         last: None,
         told: false,
+        lost: false,
     };
     let mut tick = tokio::time::interval(POLL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -76,6 +77,8 @@ struct Reader {
     last: Option<EventId>,
     /// An entry was skipped, and that was told.
     told: bool,
+    /// Entries that matter were trimmed, and that was told.
+    lost: bool,
 }
 
 impl Reader {
@@ -105,13 +108,31 @@ impl Reader {
             }
             if count < PAGE {
                 // Without a stream there is nothing, and so it is where its ids have gone back: it is read anew.
-                let known = Info::parse(info).unwrap_or_default().last_id;
-                if end.is_none() && known < last {
+                let info = Info::parse(info).unwrap_or_default();
+                if end.is_none() && info.last_id < last {
                     self.last = None;
                 }
+                self.tell_lost(&info, first(shared));
                 return Ok(());
             }
         }
+    }
+
+    /// Tells once that the stream was trimmed to its length, and not for the age of its entries: nodes that start later do
+    /// not know who was disconnected before its oldest one. `first` is the first moment that matters.
+    fn tell_lost(&mut self, info: &Info, first: EventId) {
+        let (Some(added), Some(oldest)) = (info.added, info.oldest) else {
+            return;
+        };
+        let lost = info.length >= MAX_ENTRIES && added > info.length && oldest > first;
+        if lost && !self.lost {
+            warn!(
+                entries = info.length,
+                %oldest,
+                "Redis keeps fewer disconnects than matter: tokens from before the older ones may count again, at most for tokens.max_age. A smaller tokens.max_age, or disconnecting rooms instead of their users, needs fewer."
+            );
+        }
+        self.lost = lost;
     }
 
     /// What entries say, how many there are, and the last one's id.

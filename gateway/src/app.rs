@@ -199,6 +199,11 @@ pub async fn run(
             }
         }
     };
+    if config.own_machine() {
+        warn!(
+            "Nothing says who may do what, so this is development mode: anyone on this machine may subscribe and publish, and nobody else. dev = true says that it is meant, and lets proxies through."
+        );
+    }
     info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %addresses.0,
@@ -225,6 +230,7 @@ pub async fn run(
                 }
                 http.publish.set(publish_rules(config));
                 http.limits.set(stream_limits(config, files));
+                http.own_machine.set(config.own_machine());
                 node.set_rules(stream_rules(config));
                 http.allowed_origins.set(config.http.origins());
                 node.disconnects().remember(disconnects_count(config));

@@ -369,6 +369,12 @@ impl Config {
         })
     }
 
+    /// Whether development mode came by itself, and no proxy is named: then it is for this machine alone.
+    #[must_use]
+    pub fn own_machine(&self) -> bool {
+        self.dev.is_none() && self.dev_mode() && self.http.trusted_proxies.is_empty()
+    }
+
     /// Whether the demo page is served.
     #[must_use]
     pub fn demo(&self) -> bool {

@@ -34,6 +34,7 @@ mod history;
 mod http2;
 pub mod listener;
 pub mod metrics;
+mod own_machine;
 mod peer;
 mod permission;
 mod proxies;
@@ -91,6 +92,8 @@ pub struct HttpConfig {
     pub access: bool,
     /// The demo page is served.
     pub demo: bool,
+    /// Development mode that nobody asked for: only requests from this machine are answered.
+    pub own_machine: Live<bool>,
     /// How much may be published at a time.
     pub publish: Live<PublishRules>,
 }
@@ -195,6 +198,9 @@ where
     let began = Instant::now();
     let (mut parts, body) = request.into_parts();
     let caller = framing::judge(&parts.headers).and_then(|()| {
+        if *site.config.own_machine.get() {
+            own_machine::judge(&parts.uri, &parts.headers)?;
+        }
         let allowed = site.config.allowed_origins.get();
         let tls = site.config.protocols.tls.is_some();
         Caller::judge(&parts.method, &parts.uri, &parts.headers, &allowed, tls)

@@ -120,6 +120,7 @@ pub(super) fn http_config(config: &Config, files: Option<u64>) -> Result<HttpCon
         protocols: protocols(config)?,
         access: config.log.access,
         demo: config.demo(),
+        own_machine: Live::new(config.own_machine()),
         publish: Live::new(publish_rules(config)),
     })
 }

@@ -381,6 +381,7 @@ mod tests {
                 access: false,
                 protocols: Protocols::default(),
                 demo: false,
+                own_machine: Live::new(false),
                 publish: Live::new(PublishRules {
                     max_bytes: 1 << 20,
                     ..PublishRules::default()

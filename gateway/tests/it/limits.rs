@@ -67,6 +67,7 @@ async fn opened(client: Options) -> Client {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_has_so_many_streams_and_others_have_theirs() {
     let setup = Setup::memory()
+        .set("dev", "true")
         .set("limits.streams_per_address", "2")
         .set("log.access", "true");
     let gateway = setup.start().await;

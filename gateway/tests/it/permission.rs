@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::{Gateway, Setup};
+use crate::support::{Gateway, Setup, http};
 
 mod case;
 mod world;
@@ -88,6 +88,35 @@ async fn keys_in_a_file_count_as_soon_as_they_stand_there() {
         error.contains("publish.key_files") && !error.contains("third"),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn development_mode_that_nobody_asked_for_is_for_this_machine() {
+    for (key, value, through, warned) in [
+        ("log.level", "info", 403, true),
+        ("dev", "true", 201, false),
+        ("http.trusted_proxies", "10.0.0.1", 201, false),
+    ] {
+        let gateway = Setup::memory().set(key, value).start().await;
+        let post = async |more: &[(&str, &str)]| gateway.post("demo", more, b"hi").await;
+        assert_eq!(post(&[]).await.status, 201);
+        let proxied = post(&[("X-Forwarded-For", "192.0.2.1")]).await;
+        assert_eq!(proxied.status, through, "{key}");
+        // A page whose name leads here: to a browser it is of the same origin.
+        let origin = "http://evil.example";
+        let request = format!(
+            "POST /rooms/demo/events HTTP/1.1\r\nHost: evil.example\r\nOrigin: {origin}\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
+        );
+        let answer = http::exchange(gateway.address, request.as_bytes())
+            .await
+            .unwrap();
+        let answer = http::complete(&answer);
+        assert_eq!(answer.status, through, "{key}");
+        if through == 403 {
+            assert!(answer.error().contains("dev = true"), "{}", answer.error());
+        }
+        assert_eq!(gateway.log().contains("this is development mode"), warned);
+    }
 }
 
 /// Nobody without permission receives a byte of an event or stores one, and whoever has it does.

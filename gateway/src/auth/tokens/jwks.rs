@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(jwks.look_for("new").await, Looked::NotThere);
         assert!(jwks.is_not_there("new".into()));
         // It has come, and a cache takes it back.
-        let key = Key::new(Some("new".into()), Algorithm::HS256, &[b'x'; 32]).unwrap();
+        let key = Key::new(Some("new"), Algorithm::HS256, &[b'x'; 32]).unwrap();
         jwks.are_there(&[key]);
         assert_eq!(jwks.look_for("new").await, Looked::Away);
         assert!(!jwks.is_not_there("new".into()));

@@ -148,6 +148,9 @@ pub async fn run(
         lifecycle: lifecycle.clone(),
         strict: config.drain.readiness_strict,
     };
+    let admin_tls = admin_tls(&config)?;
+    tls::register(&registry, http.protocols.tls.as_ref(), admin_tls.as_ref())
+        .context("metrics cannot be registered")?;
     register_runtimes(&registry, runtimes)
         .and_then(|()| {
             let readiness = readiness.clone();
@@ -170,7 +173,6 @@ pub async fn run(
     if accepting.send(Handed::Acceptor(accepted)).await.is_err() {
         anyhow::bail!("shard 0 has ended unasked: see the log");
     }
-    let admin_tls = admin_tls(&config)?;
     let patience = config.http.head_timeout;
     let operators = listener::accept(listeners.admin, |accepted| {
         if let Ok(socket) = tokio::net::TcpStream::from_std(accepted.socket) {

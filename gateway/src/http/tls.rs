@@ -26,8 +26,12 @@ use tracing::{error, info};
 use crate::reload::Live;
 
 mod line;
+mod measures;
 
 pub(super) use line::TlsLine;
+pub use measures::register;
+
+use measures::Measures;
 
 /// Time between two looks at the files.
 const LOOK: Duration = Duration::from_secs(1);
@@ -82,9 +86,11 @@ impl TlsFiles {
         Ok(found)
     }
 
-    fn read(&self, http2: bool) -> Result<ServerConfig, TlsError> {
+    /// The first certificate is what clients are shown.
+    fn read(&self, http2: bool, measures: &Measures) -> Result<ServerConfig, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let chain = self.certificates("cert_file", &self.cert)?;
+        let shown = chain[0].clone();
         let key = PrivateKeyDer::from_pem_file(&self.key)
             .map_err(|error| self.error("key_file", &self.key, error))?;
         let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -122,6 +128,7 @@ impl TlsFiles {
             config.alpn_protocols.push(HTTP2.to_vec());
         }
         config.alpn_protocols.push(HTTP1.to_vec());
+        measures.shows(&shown);
         Ok(config)
     }
 
@@ -155,6 +162,7 @@ struct Shown {
     http2: bool,
     config: Live<Arc<ServerConfig>>,
     looked: Mutex<Looked>,
+    measures: Measures,
 }
 
 impl Shown {
@@ -165,13 +173,14 @@ impl Shown {
             return;
         }
         let section = self.files.section;
-        match self.files.read(self.http2) {
+        match self.files.read(self.http2, &self.measures) {
             Ok(config) => {
                 self.config.set(Arc::new(config));
                 looked.failure = None;
                 info!(section, "The certificate was read again.");
             }
             Err(error) => {
+                self.measures.failed();
                 let failure = Some(error.to_string());
                 if changed || looked.failure != failure {
                     error!(%error, section, "The certificate was not replaced: the node goes on with the one it has.");
@@ -195,7 +204,9 @@ impl Tls {
     /// One of them cannot be used, or the key is not that of the certificate.
     pub fn load(files: TlsFiles, http2: bool) -> Result<Self, TlsError> {
         let stamps = files.stamps();
-        let config = Arc::new(files.read(http2)?);
+        let measures = Measures::new(files.section)
+            .map_err(|error| files.error("cert_file", &files.cert, error))?;
+        let config = Arc::new(files.read(http2, &measures)?);
         Ok(Self(Arc::new(Shown {
             files,
             http2,
@@ -205,6 +216,7 @@ impl Tls {
                 stamps,
                 failure: None,
             }),
+            measures,
         })))
     }
 

@@ -140,6 +140,15 @@ async fn a_certificate_is_replaced_under_open_streams() {
     stream.write_all(STREAM).await.unwrap();
     read_until(&mut stream, "\n\n\r\n").await;
     let first = shown(&authority, &gateway).await;
+    // The year 4096, if the authority does not say otherwise.
+    let expires = async |listener: &str| {
+        let series = "sse_gateway_tls_certificate_expires_timestamp_seconds";
+        gateway
+            .metric(&format!("{series}{{listener=\"{listener}\"}}"))
+            .await
+    };
+    assert_eq!(expires("clients").await, Some(67_090_118_400.0));
+    assert_eq!(expires("admin").await, Some(0.0));
     authority.sign("server", "127.0.0.1");
     eventually!(
         shown(&authority, &gateway).await != first,
@@ -163,6 +172,17 @@ async fn a_certificate_is_replaced_under_open_streams() {
         "{}",
         gateway.log()
     );
+    let failures = "sse_gateway_tls_certificate_failures_total{listener=\"clients\"}";
+    eventually!(
+        {
+            // It is tried again when somebody comes.
+            assert_eq!(shown(&authority, &gateway).await, second);
+            gateway.metric(failures).await >= Some(2.0)
+        },
+        "{}",
+        gateway.log()
+    );
+    assert_eq!(errors(), 1);
     authority.sign("server", "127.0.0.1");
     eventually!(
         shown(&authority, &gateway).await != second,

@@ -100,16 +100,22 @@ impl PublishKeys {
         }
     }
 
-    /// Keeps what `before` knew of files that cannot be used now, and logs them.
+    /// Goes on with what `before` knew of the same files: those that cannot be used now are logged, and what has changed counts
+    /// once the next look has found the same.
     pub(super) fn inherit(&mut self, before: &Self) {
         for file in &mut self.files {
-            let Some(fault) = &file.fault else { continue };
-            error!(
-                file = file.path,
-                fault, "A file of publish keys cannot be used: its last keys go on to count."
-            );
-            if let Some(known) = before.files.iter().find(|known| known.path == file.path) {
-                file.keys.clone_from(&known.keys);
+            if let Some(fault) = &file.fault {
+                error!(
+                    file = file.path,
+                    fault, "A file of publish keys cannot be used: its last keys go on to count."
+                );
+            }
+            let known = before.files.iter().find(|known| known.path == file.path);
+            if let Some(known) = known
+                && known.keys != file.keys
+            {
+                let keys = std::mem::replace(&mut file.keys, known.keys.clone());
+                file.next = file.fault.is_none().then_some(keys);
             }
         }
     }
@@ -443,6 +449,10 @@ mod tests {
         anew.inherit(&first);
         assert_eq!(find(&anew, "Bearer one"), Found::Key);
         std::fs::write(&path, "two").unwrap();
+        let mut anew = PublishKeys::new(&["inline".to_owned()], &files);
+        anew.inherit(&first);
+        assert_eq!(find(&anew, "Bearer two"), Found::Other);
+        assert_eq!(find(&anew.again().unwrap(), "Bearer two"), Found::Key);
         let second = first.again().unwrap().again().unwrap();
         assert_eq!(find(&second, "Bearer one"), Found::Other);
         assert_eq!(find(&second, "Bearer two"), Found::Key);

@@ -21,9 +21,10 @@ use crate::http::encoding::ChunkedEncoder;
 use crate::http::listener::{self, ListenError};
 use crate::http::tls::{self, Tls, TlsError};
 use crate::hub::Inlets;
+use crate::live::Live;
 use crate::metrics::{register_readiness, register_runtimes};
 use crate::notify::{notify, reloading};
-use crate::reload::{Live, Reload};
+use crate::reload::Reload;
 use crate::trace::Traces;
 
 mod settings;

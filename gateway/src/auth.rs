@@ -12,7 +12,7 @@ use prometheus::{IntGauge, Registry, register_int_gauge_with_registry};
 use protocol::RoomName;
 
 use crate::hub::{Disconnects, Terms};
-use crate::reload::Live;
+use crate::live::Live;
 
 mod disconnects;
 mod forward;

@@ -19,7 +19,7 @@ use crate::broker::Broker;
 use crate::config::AllowedOrigin;
 use crate::drain::{Lifecycle, Phase};
 use crate::hub::{Limit, Node, ShardHandle};
-use crate::reload::Live;
+use crate::live::Live;
 use crate::trace::{self, Traces};
 
 pub mod admin;

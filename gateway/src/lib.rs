@@ -14,6 +14,7 @@ pub mod fetch;
 pub mod healthcheck;
 pub mod http;
 pub mod hub;
+pub mod live;
 pub mod metrics;
 pub mod notify;
 pub mod reload;

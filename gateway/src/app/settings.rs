@@ -18,8 +18,8 @@ use crate::http::metrics::HttpMetrics;
 use crate::http::tls::{Tls, TlsError, TlsFiles};
 use crate::http::{HttpConfig, Protocols, PublishRules, Rates, StreamLimits, TrustedProxies};
 use crate::hub::{HubConfig, Inlets, Node, RoomClasses, StreamRules, Times};
+use crate::live::Live;
 use crate::metrics::{register_hub, register_process};
-use crate::reload::Live;
 use crate::trace::Traces;
 
 /// For how long a token from before a disconnect may be shown that counts otherwise.

@@ -22,7 +22,7 @@ use tracing::warn;
 use super::{Asked, Verdict, unix_now};
 use crate::fetch::{Fetch, FetchError};
 use crate::hub::Terms;
-use crate::reload::Live;
+use crate::live::Live;
 
 mod answer;
 mod breaker;

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use super::{Action, Asked, By, Grant, Refusal, RefusalKind, Verdict, unix_now};
 use crate::fetch::Fetch;
-use crate::reload::Live;
+use crate::live::Live;
 
 mod carriers;
 mod checker;

@@ -340,7 +340,7 @@ mod tests {
     use crate::http::metrics::HttpMetrics;
     use crate::http::{HttpConfig, PublishRules, StreamLimits, TrustedProxies};
     use crate::hub::{HubConfig, Node, RoomClasses, Shard, Times};
-    use crate::reload::Live;
+    use crate::live::Live;
 
     /// A shard, a broker and the HTTP side in this thread.
     fn site() -> Rc<Site> {

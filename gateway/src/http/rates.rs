@@ -17,7 +17,7 @@ use quick_cache::sync::Cache;
 
 use crate::auth::{By, Grant, bearer};
 use crate::hub::Household;
-use crate::reload::Live;
+use crate::live::Live;
 
 /// Seconds' worth that may come at once.
 const BURST: u32 = 10;

@@ -23,7 +23,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 use tracing::{error, info};
 
-use crate::reload::Live;
+use crate::live::Live;
 
 mod line;
 mod measures;

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tracing::warn;
 
 use crate::http::error::Failure;
-use crate::reload::Live;
+use crate::live::Live;
 
 /// What lets operators in. `Debug` hides the token.
 #[derive(Clone, Default)]

@@ -333,3 +333,20 @@ async fn keys_that_cannot_be_used_are_named_at_the_start() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_server_without_tls_needs_no_system_certificates() {
+    let signer = Signer::of("ES256");
+    let server = KeyServer::start(&[signer.jwk("a")]).await;
+    let gateway = Setup::memory()
+        .set("dev", "false")
+        .set("tokens.jwks_url", &server.url)
+        .variable("SSL_CERT_FILE", "/no/such/file")
+        .variable("SSL_CERT_DIR", "/no/such/directory")
+        .start()
+        .await;
+    let token = signer.sign(Some("a"), &claims());
+    eventually!(status(&gateway, &token).await == 200, "{}", gateway.log());
+    let log = gateway.log();
+    assert!(log.contains("There are no system certificates"), "{log}");
+}

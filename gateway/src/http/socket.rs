@@ -283,11 +283,13 @@ impl Socket {
     }
 
     fn note_wait<T>(&self, done: Poll<T>) -> Poll<T> {
-        self.seen.0.needs.set(if done.is_pending() {
-            Needs::Write
-        } else {
-            Needs::Nothing
-        });
+        let needs = &self.seen.0.needs;
+        if done.is_pending() {
+            needs.set(Needs::Write);
+        } else if needs.get() == Needs::Write {
+            // A read that waits for the watch goes on waiting, whatever is written meanwhile.
+            needs.set(Needs::Nothing);
+        }
         done
     }
 }

@@ -403,11 +403,12 @@ async fn streams_without_a_window() {
     once().await;
     once().await;
     let before = scene.memory().await;
-    for _ in 0..3 {
+    for _ in 0..8 {
         once().await;
     }
+    // Of 4 KB for each of these streams, 32 MB would be left.
     let more = scene.memory().await - before;
-    assert!(more < SLACK, "{more} bytes more");
+    assert!(more < 2.0 * SLACK, "{more} bytes more");
     scene.end().await;
 }
 

@@ -109,7 +109,8 @@ fn a_new_event_does_not_wait_for_other_keys_to_move() {
         run(&words, input.as_bytes())
     };
     assert_eq!(lines(["newer", "old"]).code, Some(69));
-    assert_eq!(entries(ends), 2);
+    // The first of them may be stored by then, or not: the other one is not again.
+    assert!([2, 3].contains(&entries(ends)));
     let both = lines(["newer", "newest"]);
     assert_eq!(both.code, Some(0), "{both:?}");
     moving.finish();

@@ -19,6 +19,7 @@ use url::Url;
 use super::body::Answer;
 use super::error::Failure;
 use super::subscribe::Accept;
+use crate::auth::bearer;
 use crate::config::AllowedOrigin;
 
 /// Headers that pages may send.
@@ -127,10 +128,7 @@ impl Caller {
 /// Takes out what a browser adds to a request of its own accord. A bearer token is the page's own.
 pub fn drop_credentials(headers: &mut HeaderMap) {
     headers.remove(header::COOKIE);
-    let is_bearer = |value: &HeaderValue| {
-        let scheme = value.as_bytes().get(..7);
-        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
-    };
+    let is_bearer = |value: &HeaderValue| bearer(value).is_some();
     if !headers.get_all(header::AUTHORIZATION).iter().all(is_bearer) {
         headers.remove(header::AUTHORIZATION);
     }

@@ -13,6 +13,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use tracing::warn;
 
+use crate::auth::bearer;
 use crate::http::error::Failure;
 use crate::live::Live;
 
@@ -110,9 +111,7 @@ fn shown(headers: &HeaderMap, token: &str) -> Result<(), Failure> {
             "this needs `Authorization: Bearer TOKEN` with admin.token",
         ));
     };
-    let bearer = value.as_bytes().split_at_checked(7);
-    let given = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
-    let given = given.map_or(&b""[..], |(_, given)| given.trim_ascii());
+    let given = bearer(value).unwrap_or_default();
     let [given, token] = [given, token.as_bytes()].map(|text| digest(&SHA256, text));
     verify_slices_are_equal(given.as_ref(), token.as_ref()).map_err(|_| {
         refusal(

@@ -1,79 +1,32 @@
 //! TLS to Redis, and passwords and certificates that are replaced while the gateway runs.
 
-use std::path::{Path, PathBuf};
-
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use tempfile::TempDir;
-
 use crate::servers::{assert_all_works, reasons};
-use crate::support::{Client, Gateway, RedisServer, Setup, port};
+use crate::support::{Authority, Client, Gateway, RedisServer, Setup, port};
 
-/// A CA, and what it has signed, in files.
-struct Authority {
-    directory: TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "an authority");
-        let certificate = params.self_signed(&key).unwrap();
-        std::fs::write(directory.path().join("ca.pem"), certificate.pem()).unwrap();
-        let issuer = Issuer::new(params, key);
-        let authority = Self { directory, issuer };
-        authority.sign("server", "127.0.0.1");
-        authority.sign("client", "gateway");
-        authority
-    }
-
-    /// Writes `name.pem` and `name.key`.
-    fn sign(&self, name: &str, subject: &str) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![subject.to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        std::fs::write(self.file(&format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(self.file(&format!("{name}.key")), key.serialize_pem()).unwrap();
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// A server that takes TLS connections of known clients at a second port, which is given.
-    async fn server(&self, more: &[&str]) -> (RedisServer, u16) {
-        let port = port::free().port();
-        let (number, ca) = (port.to_string(), text(&self.file("ca.pem")));
-        let (cert, key) = (
-            text(&self.file("server.pem")),
-            text(&self.file("server.key")),
-        );
-        let tls = ["--tls-port", &number, "--tls-ca-cert-file", &ca];
-        let own = ["--tls-cert-file", &cert, "--tls-key-file", &key];
-        let redis = RedisServer::start_as(&[&tls[..], &own, more].concat(), "").await;
-        (redis, port)
-    }
-
-    fn setup(&self, port: u16) -> Setup {
-        Setup::redis_by(&format!("rediss://127.0.0.1:{port}"))
-            .set("redis.ca_file", &text(&self.file("ca.pem")))
-    }
-
-    fn known(&self, setup: Setup) -> Setup {
-        setup
-            .set("redis.cert_file", &text(&self.file("client.pem")))
-            .set("redis.key_file", &text(&self.file("client.key")))
-    }
-}
-
-fn text(path: &Path) -> String {
+fn text(path: &std::path::Path) -> String {
     path.to_str().unwrap().to_owned()
+}
+
+/// A server that takes TLS connections of known clients at a second port, which is given.
+async fn server(authority: &Authority, more: &[&str]) -> (RedisServer, u16) {
+    let port = port::free().port();
+    let (number, ca) = (port.to_string(), authority.file("ca.pem"));
+    let (cert, key) = (authority.file("server.pem"), authority.file("server.key"));
+    let tls = ["--tls-port", &number, "--tls-ca-cert-file", &ca];
+    let own = ["--tls-cert-file", &cert, "--tls-key-file", &key];
+    let redis = RedisServer::start_as(&[&tls[..], &own, more].concat(), "").await;
+    (redis, port)
+}
+
+fn setup(authority: &Authority, port: u16) -> Setup {
+    Setup::redis_by(&format!("rediss://127.0.0.1:{port}"))
+        .set("redis.ca_file", &authority.file("ca.pem"))
+}
+
+fn known(authority: &Authority, setup: Setup) -> Setup {
+    setup
+        .set("redis.cert_file", &authority.file("client.pem"))
+        .set("redis.key_file", &authority.file("client.key"))
 }
 
 /// The first publish may meet a connection that was killed, and is not confirmed then.
@@ -86,10 +39,10 @@ async fn assert_commands_come_back(gateway: &Gateway, client: &Client) {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_tls_and_a_client_certificate_all_works() {
     let authority = Authority::new();
-    let (redis, port) = authority.server(&["--tls-auth-clients", "yes"]).await;
-    let gateway = authority.known(authority.setup(port)).start().await;
+    let (redis, port) = server(&authority, &["--tls-auth-clients", "yes"]).await;
+    let gateway = known(&authority, setup(&authority, port)).start().await;
     assert_all_works(&redis, &gateway).await;
-    let unknown = authority.setup(port).spawn();
+    let unknown = setup(&authority, port).spawn();
     unknown.wait_alive().await;
     eventually!(
         reasons(&unknown)
@@ -105,8 +58,8 @@ async fn with_tls_and_a_client_certificate_all_works() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_another_ca_has_signed_is_not_trusted() {
     let (theirs, ours) = (Authority::new(), Authority::new());
-    let (_redis, port) = theirs.server(&["--tls-auth-clients", "no"]).await;
-    let gateway = ours.setup(port).spawn();
+    let (_redis, port) = server(&theirs, &["--tls-auth-clients", "no"]).await;
+    let gateway = setup(&ours, port).spawn();
     gateway.wait_alive().await;
     eventually!(
         reasons(&gateway).await.contains("certificate"),
@@ -114,7 +67,9 @@ async fn a_server_that_another_ca_has_signed_is_not_trusted() {
         reasons(&gateway).await
     );
     assert!(!gateway.is_ready().await);
-    let setup = theirs.setup(port).set("redis.ca_file", "/none.pem").spawn();
+    let setup = setup(&theirs, port)
+        .set("redis.ca_file", "/none.pem")
+        .spawn();
     setup.wait_alive().await;
     eventually!(reasons(&setup).await.contains("/none.pem"));
 }
@@ -122,8 +77,8 @@ async fn a_server_that_another_ca_has_signed_is_not_trusted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_read_again_for_each_connection() {
     let authority = Authority::new();
-    let (redis, port) = authority.server(&["--tls-auth-clients", "yes"]).await;
-    let gateway = authority.known(authority.setup(port)).start().await;
+    let (redis, port) = server(&authority, &["--tls-auth-clients", "yes"]).await;
+    let gateway = known(&authority, setup(&authority, port)).start().await;
     let client = Client::of(&[gateway.address], "demo").open().await;
     // From now on the old one is of no use, as one that has expired.
     let other = Authority::new();
@@ -131,7 +86,7 @@ async fn certificates_are_read_again_for_each_connection() {
         std::fs::copy(other.file(name), authority.file(name)).unwrap();
     }
     let files = ["tls-ca-cert-file", "tls-cert-file", "tls-key-file"];
-    let paths = ["ca.pem", "server.pem", "server.key"].map(|name| text(&other.file(name)));
+    let paths = ["ca.pem", "server.pem", "server.key"].map(|name| other.file(name));
     let mut words = vec!["CONFIG", "SET"];
     for (file, path) in files.iter().zip(&paths) {
         words.extend([*file, path]);

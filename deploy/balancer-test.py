@@ -21,16 +21,12 @@ import threading
 import time
 import unittest
 
+from free_ports import free_port
+
 HERE = pathlib.Path(__file__).resolve().parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target"))
 GATEWAY = pathlib.Path(os.environ.get("BIN", TARGET / os.environ.get("PROFILE", "debug"))) / "sse-gateway"
 IDLE = 3.0
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def eventually(what, look, within=15):
@@ -186,7 +182,10 @@ class Stack:
             "--listen", f"127.0.0.1:{self.nodes[number]}", "--admin-listen", f"127.0.0.1:{self.admins[number]}",
             env={"SSE_STREAM__HEARTBEAT": "1s"},
         )
-        eventually(f"node {number} answers", lambda: answers(self.nodes[number]))
+        try:
+            eventually(f"node {number} answers", lambda: answers(self.nodes[number]))
+        except AssertionError as error:
+            raise AssertionError(f"{error}; its log: {(self.directory / f'node-{number}.log').read_text()}") from None
         return process
 
     def shipped(self, name, replacements):

@@ -16,8 +16,6 @@ cleanup() {
 }
 trap cleanup EXIT
 
-port() { python3 -c 'import socket; s=socket.socket(); s.bind(("127.0.0.1",0)); print(s.getsockname()[1])' 2>/dev/null ||
-  echo $((20000 + RANDOM % 10000)); }
 wait_for() { # URL
   for _ in $(seq 300); do
     if (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; then return; fi
@@ -27,7 +25,7 @@ wait_for() { # URL
   exit 1
 }
 
-redis=$(port) one=$(port) two=$(port)
+read -r redis one two < <(deploy/free_ports.py 3)
 redis-server --port "$redis" --bind 127.0.0.1 --save '' --appendonly no --dir "$work" >"$work/redis.log" 2>&1 &
 pids+=($!)
 wait_for "$redis"

@@ -19,26 +19,14 @@ promtool test rules alerts_test.yml
 
 work=$(mktemp -d)
 trap 'kill $(jobs -p) 2> /dev/null || true; wait 2> /dev/null || true; rm -rf "$work"' EXIT
-read -r redis a b prometheus < <(python3 - << 'PORTS'
-import socket
-free = []
-while len(free) < 4:
-    s = socket.socket()
-    s.bind(("127.0.0.1", 0))
-    # A gateway's admin port is its port + 1000.
-    if s.getsockname()[1] < 60000:
-        free.append(s)
-print(*(s.getsockname()[1] for s in free))
-PORTS
-)
-ports=("$a" "$b")
+read -r redis prometheus a b admin_a admin_b < <(../free_ports.py 6)
 redis-server --port "$redis" --save "" --appendonly no --dir "$work" > "$work/redis.log" &
 cat > "$work/prometheus.yml" << CONFIG
 global: { scrape_interval: 1s, evaluation_interval: 1s }
 rule_files: ["$PWD/alerts.yml"]
 scrape_configs:
   - job_name: sse-gateway
-    static_configs: [{ targets: ["127.0.0.1:$((a + 1000))", "127.0.0.1:$((b + 1000))"] }]
+    static_configs: [{ targets: ["127.0.0.1:$admin_a", "127.0.0.1:$admin_b"] }]
 CONFIG
 # A control group with a limit of memory, as a container sees it, where the system lets us put one in its place.
 mkdir "$work/cgroup"
@@ -52,15 +40,16 @@ limited() {
   exec "$@"
 }
 export SSE_METRICS__ROOM_CLASSES='load=load*'
-for port in "${ports[@]}"; do
-  limited "$bin/sse-gateway" --redis "redis://127.0.0.1:$redis" --listen "127.0.0.1:$port" --publish-key k --log warn \
-    > "$work/gateway-$port.log" 2>&1 &
+for ports in "$a $admin_a" "$b $admin_b"; do
+  read -r port admin <<< "$ports"
+  limited "$bin/sse-gateway" --redis "redis://127.0.0.1:$redis" --listen "127.0.0.1:$port" --admin-listen "127.0.0.1:$admin" \
+    --publish-key k --log warn > "$work/gateway-$port.log" 2>&1 &
 done
 prometheus --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/data" \
   --web.listen-address="127.0.0.1:$prometheus" > "$work/prometheus.log" 2>&1 &
-curl --silent --fail --retry 60 --retry-delay 1 --retry-all-errors "http://127.0.0.1:$((a + 1000))/readyz" > /dev/null
-curl --silent --fail --retry 60 --retry-delay 1 --retry-all-errors "http://127.0.0.1:$((b + 1000))/readyz" > /dev/null
-curl --silent --fail "http://127.0.0.1:$((a + 1000))/metrics" | promtool check metrics
+curl --silent --fail --retry 60 --retry-delay 1 --retry-all-errors "http://127.0.0.1:$admin_a/readyz" > /dev/null
+curl --silent --fail --retry 60 --retry-delay 1 --retry-all-errors "http://127.0.0.1:$admin_b/readyz" > /dev/null
+curl --silent --fail "http://127.0.0.1:$admin_a/metrics" | promtool check metrics
 
 "$bin/sse-loadtest" run --url "http://127.0.0.1:$a" --url "http://127.0.0.1:$b" --redis "redis://127.0.0.1:$redis" \
   -c 100 -r 10 --rate 100 -d 12s --churn 20/s -q > "$work/load.txt" &

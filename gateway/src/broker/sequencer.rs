@@ -14,6 +14,9 @@ use crate::hub::{History, Item, Reset, ResetReason};
 mod branches;
 mod judge;
 
+use branches::Handed;
+pub use branches::{Mark, mark};
+
 /// Held messages of one room; beyond this they are dropped and read from the stream again.
 const MAX_HELD: usize = 1024;
 /// Ids that a room remembers of what it handed on.
@@ -60,6 +63,8 @@ pub struct Tail {
     pub length: u64,
     /// The highest id that was ever deleted by itself (`XDEL`), where the server knows it (Redis 7).
     pub deleted: Option<EventId>,
+    /// For [`Read::After`]: the mark of the entry itself, where it is there.
+    pub anchor: Option<Mark>,
     /// Everything else.
     pub history: History,
 }
@@ -96,8 +101,8 @@ pub struct Sequencer {
     head: Option<EventId>,
     /// Entries ever added to the stream when `head` was its last one.
     counted: Option<u64>,
-    /// The last ids that were handed on, of whichever primary: all of those above `known_from`.
-    recent: VecDeque<EventId>,
+    /// The last items that were handed on, of whichever primary: all of those above `known_from`.
+    recent: VecDeque<Handed>,
     known_from: EventId,
     /// Of so many of them, those above this id are of a branch that was lost.
     parted: (usize, EventId),
@@ -372,7 +377,7 @@ impl Sequencer {
 
     fn append(&mut self, item: Item, id: EventId, out: &mut Vec<Output>) {
         self.head = Some(id);
-        self.remember(id);
+        self.remember(id, mark(&item));
         self.counted = self.counted.map(|count| count + 1);
         self.behind = None;
         self.plain |= matches!(&item, Item::Event(event) if event.prev.is_none());

@@ -9,7 +9,7 @@ use redis::{Cmd, Value};
 
 use super::commands::{Away, Refusal, check, text};
 use super::{Purpose, Shared};
-use crate::broker::sequencer::{BRANCH, Read, Tail};
+use crate::broker::sequencer::{BRANCH, Read, Tail, mark};
 use crate::hub::{History, HistoryQuery, Item};
 
 /// Entries per page of a range read for live rooms.
@@ -65,12 +65,17 @@ pub(super) async fn tail(shared: &Shared, room: &RoomName, read: Read) -> Result
         added: info.added,
         length: info.length,
         deleted: info.deleted,
+        anchor: None,
         history: info.history(),
     };
     match read {
         Read::Head => {}
         Read::After(after) => {
             let items = items(shared, room, entries)?;
+            tail.anchor = items
+                .first()
+                .filter(|item| item.id() == Some(after))
+                .and_then(mark);
             fill_after(&mut tail.history, items, after, limit);
         }
         Read::Around(_) => {

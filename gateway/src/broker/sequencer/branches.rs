@@ -1,5 +1,8 @@
 //! After a failover: what a new primary has in common with what the old one had.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroU32;
+
 use protocol::EventId;
 
 use super::{Output, RECENT, Sequencer, Tail};
@@ -8,11 +11,52 @@ use crate::hub::{History, Item, ResetReason};
 /// Milliseconds for which a deployment may have two primaries: until Sentinel demotes the old one, and more.
 const TWO_PRIMARIES: u64 = 30_000;
 
+/// Tells events apart to which two primaries gave one id: made of the predecessor, the name, and the data's length and ends.
+pub type Mark = NonZeroU32;
+
+/// Bytes at each end of the data that a mark looks at.
+const ENDS: usize = 256;
+
+/// `None` where it cannot be delivered: then its id has to do.
+pub fn mark(item: &Item) -> Option<Mark> {
+    let event = item.event()?;
+    let mut hasher = DefaultHasher::new();
+    (event.prev, &*event.name, event.data.len()).hash(&mut hasher);
+    let end = event.data.len().saturating_sub(ENDS).max(ENDS);
+    for part in [
+        event.data.get(..ENDS).unwrap_or(&event.data),
+        event.data.get(end..).unwrap_or_default(),
+    ] {
+        part.hash(&mut hasher);
+    }
+    // Half of the hash is enough: it is asked only where the ids are alike.
+    NonZeroU32::new(hasher.finish() as u32 | 1)
+}
+
+/// What is remembered of an item that was handed on.
+#[derive(Debug, Clone, Copy)]
+pub struct Handed {
+    id: EventId,
+    /// `None` where it was not seen, only its id.
+    mark: Option<Mark>,
+}
+
+impl Handed {
+    /// Whether they can be the same one: what has no mark is taken for it.
+    fn is(self, id: EventId, mark: Option<Mark>) -> bool {
+        let alike = || self.mark.is_none() || mark.is_none() || self.mark == mark;
+        self.id == id && alike()
+    }
+}
+
 impl Sequencer {
     pub(super) fn begin_at(&mut self, head: EventId) {
         self.head = Some(head);
         self.recent.clear();
-        self.recent.push_back(head);
+        self.recent.push_back(Handed {
+            id: head,
+            mark: None,
+        });
         self.known_from = head;
         self.parted = (0, EventId::ZERO);
         self.has_forgotten = false;
@@ -23,36 +67,44 @@ impl Sequencer {
     pub(super) fn is_on_branch(&self, id: EventId) -> bool {
         let (before, common) = self.parted;
         let mut recent = self.recent.iter().enumerate();
-        recent.any(|(at, &known)| known == id && (at >= before || id <= common))
+        recent.any(|(at, known)| known.id == id && (at >= before || id <= common))
     }
 
-    pub(super) fn remember(&mut self, id: EventId) {
+    /// Whether the entry with this id, which was handed on, is another one in the stream.
+    pub(super) fn is_namesake(&self, id: EventId, mark: Option<Mark>) -> bool {
+        let mut recent = self.recent.iter().rev();
+        recent
+            .find(|known| known.id == id)
+            .is_some_and(|known| !known.is(id, mark))
+    }
+
+    pub(super) fn remember(&mut self, id: EventId, mark: Option<Mark>) {
         if self.recent.len() == RECENT
             && let Some(forgotten) = self.recent.pop_front()
         {
-            self.known_from = self.known_from.max(forgotten);
+            self.known_from = self.known_from.max(forgotten.id);
             self.has_forgotten = true;
             self.parted.0 = self.parted.0.saturating_sub(1);
         }
-        self.recent.push_back(id);
+        self.recent.push_back(Handed { id, mark });
     }
 
-    /// The head is not in the stream, and nobody deleted it there: it was handed on by another
-    /// primary, and what this one has below it may never have been.
+    /// The head is not in the stream, or another entry has its id there, and nobody deleted it: it was handed on by
+    /// another primary, and what this one has below it may never have been.
     pub(super) fn is_other_branch(
         &self,
         asked: EventId,
         deleted: Option<EventId>,
+        found: bool,
         history: &History,
     ) -> bool {
-        let found = history.anchor_found || history.last_id == asked;
         // The stream that ended below the head is not there any more either: a second failover.
         let is_second = self.behind == Some(asked);
         (is_second || (self.head == Some(asked) && self.compared != self.head))
             && !found
             && !self.gone_at_issue
             && deleted.is_some_and(|deleted| deleted < asked)
-            && history.oldest.is_some_and(|oldest| oldest < asked)
+            && history.oldest.is_some_and(|oldest| oldest <= asked)
     }
 
     /// Looks for what the stream has in common with what was handed on: it goes on from there.
@@ -64,12 +116,19 @@ impl Sequencer {
         }
         self.compared = self.head;
         let (began, head) = (self.known_from, self.head.unwrap_or_default());
-        let ids = tail.history.items.iter().filter_map(Item::id);
-        let before = ids.clone().take_while(|&id| id <= began).last();
+        let items = tail.history.items.iter();
+        let items = items.filter_map(|item| Some((item.id()?, mark(item))));
+        let before = items
+            .clone()
+            .map(|(id, _)| id)
+            .take_while(|&id| id <= began)
+            .last();
         // Both branches begin alike: what comes after the first difference may have the same id by chance.
-        let mut ids = ids.filter(|&id| id > began && id <= head).peekable();
+        let mut items = items.filter(|&(id, _)| id > began && id <= head).peekable();
         let mut common = before.filter(|&id| id == began);
-        while let Some(id) = ids.next_if(|id| self.recent.contains(id)) {
+        let is_known =
+            |&(id, mark): &(EventId, _)| self.recent.iter().any(|known| known.is(id, mark));
+        while let Some((id, _)) = items.next_if(is_known) {
             common = Some(id);
         }
         // Up to where the room began it was another node's affair. Only while there are two primaries can a
@@ -78,7 +137,7 @@ impl Sequencer {
         if common.is_none() && before.is_some_and(is_older) {
             common = Some(began);
         }
-        let has_parted = ids.peek().is_some() || (common.is_none() && before.is_some());
+        let has_parted = items.peek().is_some() || (common.is_none() && before.is_some());
         if !has_parted {
             // The next read begins where this one ended: what comes between them is of another branch.
             let last = tail.history.last_id;

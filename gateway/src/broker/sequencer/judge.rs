@@ -23,6 +23,7 @@ impl Sequencer {
             added,
             length,
             deleted,
+            anchor,
             history,
         } = tail;
         if !exists {
@@ -32,11 +33,14 @@ impl Sequencer {
             self.counted = Some(0);
             return false;
         }
-        if self.is_other_branch(asked, deleted, &history) {
+        let is_namesake = history.anchor_found && self.is_namesake(asked, anchor);
+        let found = history.anchor_found || history.last_id == asked;
+        let found = found && !is_namesake;
+        if self.is_other_branch(asked, deleted, found, &history) {
             self.compares = true;
             return true;
         }
-        match self.verdict(asked, head, (added, length), &history) {
+        match self.verdict((asked, found), head, (added, length), &history) {
             Verdict::Continuous => self.behind = None,
             Verdict::Behind => {
                 self.behind = Some(history.last_id);
@@ -61,7 +65,7 @@ impl Sequencer {
             }
         }
         let more = history.more;
-        if !history.anchor_found && history.last_id != asked {
+        if !found {
             // The count belonged to an entry that is not there any more, perhaps of another primary.
             self.counted = None;
         }
@@ -83,7 +87,7 @@ impl Sequencer {
 
     fn verdict(
         &self,
-        asked: EventId,
+        (asked, found): (EventId, bool),
         head: EventId,
         (added, length): (Option<u64>, u64),
         history: &History,
@@ -91,7 +95,6 @@ impl Sequencer {
         let first = history.items.first();
         let named = first.and_then(Item::prev);
         let (last, oldest) = (history.last_id, history.oldest);
-        let found = history.anchor_found || last == asked;
         if asked != EventId::ZERO && !found {
             let empty = oldest.is_none() && last == EventId::ZERO;
             let begins_later = history.from_start && oldest.is_some_and(|oldest| oldest > asked);

@@ -56,6 +56,7 @@ fn joined_at(head: u64) -> Sequencer {
 fn tail(items: &[(u64, Option<u64>)], last: u64, oldest: Option<u64>) -> Tail {
     Tail {
         deleted: None,
+        anchor: None,
         exists: true,
         added: None,
         length: items.len() as u64,
@@ -232,7 +233,7 @@ fn a_long_branch_is_followed_from_where_it_parted() {
     room.confirmed(&mut out);
     assert!(short(&mut out).ends_with(" 400 r400"));
     let branch = |ids: &[u64]| {
-        let items: Vec<_> = ids.iter().map(|&ms| (ms, Some(ms - 1))).collect();
+        let items: Vec<_> = ids.iter().map(|&ms| (ms, Some(ms - 10))).collect();
         Tail {
             deleted: Some(id(0)),
             ..tail(&items, 401, Some(10))
@@ -244,4 +245,82 @@ fn a_long_branch_is_followed_from_where_it_parted() {
     let ids: Vec<u64> = common.chain(351..=356).collect();
     room.read(Some(branch(&ids)), &mut out);
     assert_eq!(short(&mut out), "Fork 350..350 r350");
+}
+
+#[test]
+fn two_primaries_that_give_one_id_to_two_events_are_told_apart() {
+    let (mut room, mut out) = (joined_at(50), Vec::new());
+    room.message(message(60, 50), &mut out);
+    room.message(message(70, 60), &mut out);
+    room.lost();
+    room.confirmed(&mut out);
+    assert_eq!(short(&mut out), "60 70 r70");
+    let other = |items: &[(u64, Option<u64>)]| {
+        let mut tail = tail(items, 80, Some(10));
+        tail.deleted = Some(id(0));
+        tail
+    };
+    let mut namesake = other(&[(80, Some(70))]);
+    namesake.history.anchor_found = true;
+    namesake.anchor = mark(&item(70, Some(65)));
+    room.read(Some(namesake), &mut out);
+    assert_eq!(short(&mut out), "c50", "its 70 follows 65");
+    let later = [(65, Some(50)), (70, Some(65)), (80, Some(70))];
+    let around: Vec<_> = [(50, Some(40))].into_iter().chain(later).collect();
+    room.read(Some(other(&around)), &mut out);
+    assert_eq!(short(&mut out), "Fork 50..50 r50");
+    room.read(Some(other(&later)), &mut out);
+    assert_eq!(short(&mut out), "65 70 80");
+}
+
+#[test]
+fn a_namesake_on_the_way_to_the_head_is_where_two_branches_part() {
+    let (mut room, mut out) = (joined_at(50), Vec::new());
+    for (ms, prev) in [(60, 50), (70, 60), (75, 70)] {
+        room.message(message(ms, prev), &mut out);
+    }
+    room.lost();
+    room.confirmed(&mut out);
+    short(&mut out);
+    let later = [
+        (60, Some(50)),
+        (65, Some(60)),
+        (70, Some(65)),
+        (80, Some(70)),
+    ];
+    let other = |items: &[(u64, Option<u64>)]| {
+        let mut tail = tail(items, 80, Some(10));
+        tail.deleted = Some(id(0));
+        tail
+    };
+    room.read(Some(other(&later[3..])), &mut out);
+    let around: Vec<_> = [(50, Some(40))].into_iter().chain(later).collect();
+    room.read(Some(other(&around)), &mut out);
+    room.read(Some(other(&later[1..])), &mut out);
+    assert_eq!(short(&mut out), "c50 Fork 60..60 r60 65 70 80");
+}
+
+#[test]
+fn a_mark_is_of_the_predecessor_and_the_ends_of_the_data() {
+    let of = |prev, data: Vec<u8>| {
+        let Item::Event(mut event) = item(1, Some(prev)) else {
+            unreachable!()
+        };
+        event.data = String::from_utf8(data).unwrap().into();
+        mark(&Item::Event(event))
+    };
+    for length in [0, 1, 255, 256, 257, 400, 511, 512, 513, 5000] {
+        let data = vec![b'a'; length];
+        assert_eq!(of(1, data.clone()), of(1, data.clone()));
+        assert_ne!(of(1, data.clone()), of(2, data.clone()));
+        assert_ne!(of(1, data.clone()), of(1, vec![b'a'; length + 1]));
+        for at in [0, length.saturating_sub(1)] {
+            let mut other = data.clone();
+            if let Some(byte) = other.get_mut(at) {
+                *byte = b'b';
+                assert_ne!(of(1, data.clone()), of(1, other), "{at} of {length}");
+            }
+        }
+    }
+    assert_eq!(mark(&Item::Skipped(id(1))), None);
 }

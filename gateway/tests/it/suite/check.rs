@@ -174,10 +174,19 @@ fn check_room(
                 .iter()
                 .filter(|(id, _)| stream.contains_key(id))
                 .count();
+            let first = lost[0].0;
+            let near = |events: &BTreeMap<Id, u64>| {
+                let before = events.range(..first).rev().take(3);
+                let after = events.range(first..).take(3);
+                before
+                    .chain(after)
+                    .map(|(id, event)| (*id, *event))
+                    .collect::<BTreeMap<_, _>>()
+            };
             lost.truncate(5);
             line.problems.push(format!(
-                "{who}: lacks events without a word, {kept} of them still in Redis, such as {lost:?}; resets: {:?}",
-                view.resets
+                "{who}: lacks events without a word, {kept} of them still in Redis, such as {lost:?}; resets: {:?}; near the first are in Redis {:?}, and gone from it {:?}",
+                view.resets, near(stream), near(&gone)
             ));
         }
 

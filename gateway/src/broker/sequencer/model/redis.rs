@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use protocol::{Event, EventId};
 
 use super::reference::Faults;
-use crate::broker::sequencer::{BRANCH, Message, Read, Tail};
+use crate::broker::sequencer::{BRANCH, Message, Read, Tail, mark};
 use crate::hub::{History, Item};
 
 /// Entries per page.
@@ -227,7 +227,10 @@ impl Redis {
             from_start: stream.added.len() == stream.entries.len(),
             ..History::default()
         };
+        let mut anchor = None;
         if let Read::After(after) = read {
+            let own = stream.entries.iter().find(|(ms, _)| id(*ms) == after);
+            anchor = own.and_then(|&(ms, prev)| mark(&event(Some(ms), prev, ms)));
             let later = stream.entries.iter().filter(|(ms, _)| id(*ms) > after);
             let items = later.map(|&(ms, prev)| event(Some(ms), prev, ms));
             history.items = items.take(PAGE + 1).collect();
@@ -247,6 +250,7 @@ impl Redis {
             added: Some(stream.added.len() as u64),
             length: stream.entries.len() as u64,
             deleted: Some(id(stream.deleted)),
+            anchor,
             history,
         }
     }

@@ -221,7 +221,7 @@ impl Backend {
 
     /// The life of one question: waits for its turn, asks, keeps the answer and tells it.
     async fn fly(self: Arc<Self>, question: Question, tell: Tell) {
-        let landing = Landing(&self, question.key);
+        let landing = Landing(&self, question.key, &tell);
         let answer = self.ask(&question, &tell).await;
         if let Some(Ok(decision)) = &answer
             && decision.counts(Instant::now())
@@ -250,7 +250,7 @@ impl Backend {
         {
             let mut flights = self.flights.lock();
             if tell.is_closed() {
-                flights.end(&question.key);
+                flights.end(&question.key, tell);
                 return None;
             }
         }
@@ -282,10 +282,10 @@ impl Backend {
 }
 
 /// Takes a question out of those under way, however its task ends.
-struct Landing<'a>(&'a Backend, Digest);
+struct Landing<'a>(&'a Backend, Digest, &'a Tell);
 
 impl Drop for Landing<'_> {
     fn drop(&mut self) {
-        self.0.flights.lock().end(&self.1);
+        self.0.flights.lock().end(&self.1, self.2);
     }
 }

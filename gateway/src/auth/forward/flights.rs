@@ -57,8 +57,12 @@ impl Flights {
         Some(tell)
     }
 
-    /// Ends it, however often that is said.
-    pub(super) fn end(&mut self, key: &Digest) {
+    /// Ends the one that tells its answer there, however often that is said. One that began since for the same key goes on.
+    pub(super) fn end(&mut self, key: &Digest, tell: &Tell) {
+        let is_it = |flight: &Flight| flight.tell.same_channel(tell);
+        if !self.under_way.get(key).is_some_and(is_it) {
+            return;
+        }
         let ended = self.under_way.remove(key).and_then(|flight| flight.client);
         let Some(client) = ended else { return };
         if let Some(held) = self.of_client.get_mut(&client) {
@@ -77,16 +81,17 @@ mod tests {
     #[test]
     fn an_address_leaves_places_to_others_and_ends_leave_nothing() {
         let mut flights = Flights::default();
-        let mut keys = Vec::new();
+        let mut begun = Vec::new();
         let mut fill = |flights: &mut Flights, client: Option<&str>| {
             let client = client.map(|client| client.parse().unwrap());
             (0..1000)
                 .take_while(|_| {
                     let mut key = Digest::default();
-                    key[..8].copy_from_slice(&keys.len().to_be_bytes());
-                    let begun = flights.begin(key, client, 100).is_some();
-                    keys.extend(begun.then_some(key));
-                    begun
+                    key[..8].copy_from_slice(&begun.len().to_be_bytes());
+                    let tell = flights.begin(key, client, 100);
+                    let is_begun = tell.is_some();
+                    begun.extend(tell.map(|tell| (key, tell)));
+                    is_begun
                 })
                 .count()
         };
@@ -98,10 +103,26 @@ mod tests {
         // Without addresses nobody can be told apart.
         assert_eq!(fill(&mut flights, None), 42);
         assert_eq!(fill(&mut flights, Some("192.0.2.3")), 0);
-        for key in &keys {
-            flights.end(key);
-            flights.end(key);
+        for (key, tell) in &begun {
+            flights.end(key, tell);
+            flights.end(key, tell);
         }
+        assert!(flights.under_way.is_empty() && flights.of_client.is_empty());
+    }
+
+    #[test]
+    fn the_end_of_one_leaves_the_next_for_the_same_key() {
+        let mut flights = Flights::default();
+        let key = Digest::default();
+        let client = Some("192.0.2.1".parse().unwrap());
+        let first = flights.begin(key, client, 100).unwrap();
+        flights.end(&key, &first);
+        let second = flights.begin(key, client, 100).unwrap();
+        // The task of the first one ends after the second has begun.
+        flights.end(&key, &first);
+        let under_way = flights.tell(&key).unwrap();
+        assert!(under_way.same_channel(&second));
+        flights.end(&key, &second);
         assert!(flights.under_way.is_empty() && flights.of_client.is_empty());
     }
 }

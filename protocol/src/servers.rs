@@ -22,6 +22,7 @@ pub use layout::{Layout, Primary};
 #[cfg(fuzzing)]
 pub use locate::layout as layout_of;
 pub use locate::{Locator, redirection};
+pub use tls::TlsFiles;
 
 /// Port of a Redis server unless the URL says otherwise.
 pub const DEFAULT_PORT: u16 = 6379;
@@ -129,7 +130,7 @@ pub struct Servers {
     known: Vec<Address>,
     login: Login,
     sentinel_login: Login,
-    tls: Option<tls::Files>,
+    tls: Option<TlsFiles>,
     database: i64,
 }
 
@@ -179,12 +180,12 @@ impl Servers {
             password: config.sentinel_password.clone(),
             file: config.sentinel_password_file.clone(),
         };
-        let files = tls::Files {
+        let files = TlsFiles {
             ca: config.ca_file.clone(),
             cert: config.cert_file.clone(),
             key: config.key_file.clone(),
         };
-        if files.cert.is_some() != files.key.is_some() {
+        if files.is_half() {
             let half = "a client certificate needs its key, and a key its certificate";
             return Err(ServersError(half.into()));
         }
@@ -238,7 +239,7 @@ impl Servers {
     /// A file cannot be read.
     pub fn secrets(&self) -> Result<u64, ServersError> {
         let mut hasher = DefaultHasher::new();
-        let tls = self.tls.iter().flat_map(tls::Files::all);
+        let tls = self.tls.iter().flat_map(TlsFiles::all);
         for file in tls.chain(&self.login.file) {
             read(file)?.hash(&mut hasher);
         }
@@ -250,7 +251,7 @@ impl Servers {
     /// # Errors
     /// A file cannot be read or understood.
     pub fn tls(&self) -> Result<Option<rustls::ClientConfig>, ServersError> {
-        self.tls.as_ref().map(tls::Files::config).transpose()
+        self.tls.as_ref().map(TlsFiles::config).transpose()
     }
 
     /// How to connect to a server of the deployment, with the password and the certificates of

@@ -13,11 +13,13 @@ use protocol::RoomName;
 mod disconnect;
 mod replicas;
 mod server;
+mod tls;
 mod token;
 
 pub use disconnect::Disconnect;
 pub use replicas::Replicas;
 pub use server::Server;
+pub use tls::Tls;
 pub use token::{Explain, Make, Token};
 
 const AFTER_HELP: &str = "\
@@ -30,6 +32,8 @@ Examples:
     printf '%s\\n' '{\"event\":\"chat\",\"data\":{\"m\":\"hi\"}}' | sse-publish demo --json
   Through a gateway instead of Redis
     SSE_PUBLISH_KEY=secret sse-publish demo --url http://127.0.0.1:8080 --data hi
+    sse-publish demo --url https://events.internal --ca-file ca.pem --cert-file publisher.pem \\
+      --key-file publisher.key --data hi
 
 A JSON line is {\"event\": NAME, \"data\": TEXT OR ANY JSON, \"room\": ROOM, \"idempotency_key\": KEY};
 only data is required. Publishing stops at the first line that is refused; what came before it is published.
@@ -173,12 +177,15 @@ pub struct Publish {
     /// Where Redis is.
     #[command(flatten)]
     pub server: Server,
-    /// Publish through a gateway at this address, such as http://127.0.0.1:8080, instead of Redis
+    /// Publish through a gateway at this address, such as https://events.example.com or http://127.0.0.1:8080, instead of Redis
     #[arg(long, value_name = "URL", conflicts_with_all = ["redis", "prefix", "redis_password_file", "redis_ca_file", "redis_cert_file", "redis_key_file", "sentinel_user", "sentinel_password_file"])]
     pub url: Option<String>,
     /// Key that may publish through the gateway
     #[arg(long, value_name = "KEY", requires = "url")]
     pub key: Option<String>,
+    /// How to trust it, and what to show to it.
+    #[command(flatten)]
+    pub tls: Tls,
     /// Wait until this many replicas of Redis have each event, and fail if fewer do
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=16))]
     pub replicas: Option<u64>,
@@ -365,6 +372,9 @@ mod tests {
             &["r", "--replica-timeout", "1s"],
             &["r", "--replicas", "1", "--replica-timeout", "11s"],
             &["r", "--key", "k"],
+            &["r", "--ca-file", "ca.pem"],
+            &["r", "--url", "https://h", "--cert-file", "c.pem"],
+            &["r", "--url", "https://h", "--key-file", "c.key"],
             &["r", "--data", "x", "--rate", "1"],
             &["r", "--rate", "0"],
             &["r", "--room", "s"],

@@ -2,6 +2,7 @@
 
 mod cli;
 mod disconnect;
+mod gateway;
 mod input;
 mod publish;
 mod report;

@@ -58,7 +58,7 @@ fn what_names_nobody_or_two_is_refused() {
             "--prefix",
             "x:",
         ],
-        &["disconnect", "--user", "ann", "--url", "https://h"],
+        &["disconnect", "--user", "ann", "--url", "ftp://h"],
         &["disconnect", "--user", "ann", "--url", "http://t@h"],
     ] {
         assert_eq!(run(args, b"").code, Some(64), "{args:?}");

@@ -222,8 +222,8 @@ fn an_ephemeral_event_is_sent_once() {
 #[test]
 fn addresses_and_keys_that_cannot_be_used_are_refused() {
     for url in [
-        "https://h",
         "h:80",
+        "ftp://h",
         "http://u:p@h",
         "http://h/?x",
         "http://",
@@ -232,7 +232,11 @@ fn addresses_and_keys_that_cannot_be_used_are_refused() {
         let run = run(&["demo", "--url", url, "--data", "x"], b"");
         assert_eq!(run.code, Some(64), "{url}: {run:?}");
     }
-    for flag in [["--key", "a\nb"], ["--idempotency-key", "ä"]] {
+    for flag in [
+        ["--key", "a\nb"],
+        ["--idempotency-key", "ä"],
+        ["--ca-file", "ca.pem"],
+    ] {
         let flags = ["demo", "--url", "http://127.0.0.1:1", "--data", "x"];
         let run = run(&[&flags[..], &flag].concat(), b"");
         assert_eq!(run.code, Some(64), "{run:?}");

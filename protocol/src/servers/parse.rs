@@ -3,7 +3,7 @@
 use percent_encoding::percent_decode_str;
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
-use super::tls::Files;
+use super::tls::TlsFiles;
 use super::{Address, DEFAULT_PORT, DEFAULT_SENTINEL_PORT, Kind, Login, Servers, ServersError};
 
 /// Reads a URL; messages never repeat it, because it may hold a password.
@@ -13,9 +13,9 @@ pub(super) fn url(url: &str) -> Result<Servers, ServersError> {
     };
     match scheme {
         "redis+sentinel" => sentinel(rest, None),
-        "rediss+sentinel" => sentinel(rest, Some(Files::default())),
+        "rediss+sentinel" => sentinel(rest, Some(TlsFiles::default())),
         "redis+cluster" => cluster(rest, None),
-        "rediss+cluster" => cluster(rest, Some(Files::default())),
+        "rediss+cluster" => cluster(rest, Some(TlsFiles::default())),
         "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" => {
             single(url, rest)
         }
@@ -49,7 +49,7 @@ fn single(url: &str, rest: &str) -> Result<Servers, ServersError> {
             return Err(ServersError(open.into()));
         }
         ConnectionAddr::TcpTls { host, port, .. } => {
-            (Address::Tcp(host.clone(), *port), Some(Files::default()))
+            (Address::Tcp(host.clone(), *port), Some(TlsFiles::default()))
         }
         ConnectionAddr::Unix(path) => (Address::Unix(path.clone()), None),
         _ => return Err(unknown()),
@@ -69,7 +69,7 @@ fn single(url: &str, rest: &str) -> Result<Servers, ServersError> {
     })
 }
 
-fn sentinel(rest: &str, tls: Option<Files>) -> Result<Servers, ServersError> {
+fn sentinel(rest: &str, tls: Option<TlsFiles>) -> Result<Servers, ServersError> {
     let (login, hosts, path) = parts(rest, DEFAULT_SENTINEL_PORT)?;
     let mut path = path.trim_matches('/').splitn(2, '/');
     let master = decoded(path.next().unwrap_or_default())?;
@@ -93,7 +93,7 @@ fn sentinel(rest: &str, tls: Option<Files>) -> Result<Servers, ServersError> {
     })
 }
 
-fn cluster(rest: &str, tls: Option<Files>) -> Result<Servers, ServersError> {
+fn cluster(rest: &str, tls: Option<TlsFiles>) -> Result<Servers, ServersError> {
     let (login, hosts, path) = parts(rest, DEFAULT_PORT)?;
     if !matches!(path.trim_matches('/'), "" | "0") {
         return Err(ServersError("a cluster has database 0 only".into()));

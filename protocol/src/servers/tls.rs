@@ -1,4 +1,4 @@
-//! Certificates and keys in files.
+//! Certificates and keys in files, for the TLS of a client.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,15 +12,26 @@ use super::{ServersError, read};
 
 /// Where they are; PEM.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Files {
-    pub(super) ca: Option<PathBuf>,
-    pub(super) cert: Option<PathBuf>,
-    pub(super) key: Option<PathBuf>,
+pub struct TlsFiles {
+    /// Certificates that sign the servers' ones; the system's where there is none.
+    pub ca: Option<PathBuf>,
+    /// The certificate chain that is shown to the servers.
+    pub cert: Option<PathBuf>,
+    /// The private key of `cert`.
+    pub key: Option<PathBuf>,
 }
 
-impl Files {
-    pub(super) fn is_empty(&self) -> bool {
+impl TlsFiles {
+    /// Whether there is nothing that TLS would be needed for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.ca.is_none() && self.cert.is_none() && self.key.is_none()
+    }
+
+    /// Whether there is a certificate without its key, or a key without its certificate.
+    #[must_use]
+    pub fn is_half(&self) -> bool {
+        self.cert.is_some() != self.key.is_some()
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &PathBuf> {
@@ -43,8 +54,11 @@ impl Files {
         }
     }
 
-    /// All of it for rustls.
-    pub(super) fn config(&self) -> Result<ClientConfig, ServersError> {
+    /// All of it for rustls. Blocks for files.
+    ///
+    /// # Errors
+    /// A file cannot be read or understood.
+    pub fn config(&self) -> Result<ClientConfig, ServersError> {
         let bad = |what: &str, error: &dyn std::fmt::Display| {
             ServersError(format!("{what} cannot be used: {error}"))
         };
@@ -57,6 +71,9 @@ impl Files {
                     roots
                         .add(certificate)
                         .map_err(|error| bad("the CA certificate", &error))?;
+                }
+                if roots.is_empty() {
+                    return Err(bad("the CA certificate", &"its file has none in PEM"));
                 }
             }
             None => {

@@ -3,7 +3,7 @@
 use clap::{ArgGroup, Args};
 use protocol::RoomName;
 
-use super::{Server, room, variable};
+use super::{Server, Tls, room, variable};
 
 /// The most bytes of a user's name, as gateways take it.
 const MAX_USER_BYTES: usize = 256;
@@ -24,12 +24,15 @@ pub struct Disconnect {
     /// What Redis keys begin with [default: sse:]
     #[arg(long, value_name = "PREFIX")]
     pub prefix: Option<String>,
-    /// Through the admin listener of a gateway, such as http://127.0.0.1:9080, instead of Redis
+    /// Through the admin listener of a gateway, such as http://127.0.0.1:9080 or https://10.0.0.1:9080, instead of Redis
     #[arg(long, value_name = "URL", conflicts_with_all = ["redis", "prefix", "redis_password_file", "redis_ca_file", "redis_cert_file", "redis_key_file", "sentinel_user", "sentinel_password_file"])]
     pub url: Option<String>,
     /// What the admin listener wants to see; SSE_ADMIN__TOKEN stands for it
     #[arg(long, value_name = "TOKEN", requires = "url")]
     pub token: Option<String>,
+    /// How to trust it, and what to show to it.
+    #[command(flatten)]
+    pub tls: Tls,
 }
 
 impl Disconnect {

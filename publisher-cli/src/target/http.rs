@@ -3,31 +3,23 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http::StatusCode;
+use http_body_util::Full;
 use protocol::RoomName;
 use protocol::trace::TRACEPARENT;
 use tokio::time::timeout;
 
 use super::{Failure, FailureKind, Progress, Receipt};
 use crate::cli;
+use crate::gateway::{Gateway, Lost};
 use crate::input::Outgoing;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
-/// The most bytes of an answer that are read.
-const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// Publishes over HTTP.
 #[derive(Debug)]
 pub struct Publisher {
-    client: Client<HttpConnector, Full<Bytes>>,
-    base: String,
-    authorization: Option<HeaderValue>,
+    gateway: Gateway,
     /// What follows the path, with a question mark, or nothing.
     query: String,
     replicas: Option<cli::Replicas>,
@@ -37,35 +29,10 @@ impl Publisher {
     /// To this gateway; nothing is sent yet.
     ///
     /// # Errors
-    /// Address or key cannot be used.
+    /// Address, key or certificates cannot be used.
     pub fn new(url: &str, cli: &cli::Publish) -> Result<Self, Failure> {
-        let uri: Uri = url
-            .parse()
-            .map_err(|error| Failure::refused(format!("'{url}' is not a URL: {error}")))?;
-        let plain = uri.scheme_str() == Some("http")
-            && uri.query().is_none()
-            && uri.authority().is_some_and(|to| !to.as_str().contains('@'));
-        if !plain {
-            return Err(Failure::refused(format!(
-                "'{url}' is not http://HOST[:PORT][/PREFIX] (TLS is not supported, and the key goes into --key)"
-            )));
-        }
-        let authorization = cli
-            .key()
-            .map(|key| HeaderValue::from_str(&format!("Bearer {key}")))
-            .transpose()
-            .map_err(|_| Failure::refused("the key has characters that cannot be in a header"))?
-            .map(|mut value| {
-                value.set_sensitive(true);
-                value
-            });
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
         Ok(Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
-            base: url.trim_end_matches('/').to_owned(),
-            authorization,
+            gateway: Gateway::new(url, &cli.tls, cli.key().as_deref(), "--key")?,
             query: query(cli),
             replicas: cli.replicas(),
         })
@@ -93,7 +60,7 @@ impl Publisher {
     }
 
     async fn one(
-        &self,
+        &mut self,
         room: &RoomName,
         event: &Outgoing,
     ) -> Result<(Receipt, Option<Failure>), Failure> {
@@ -101,42 +68,28 @@ impl Publisher {
         if event.ephemeral {
             envelope["ephemeral"] = true.into();
         }
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("{}/rooms/{room}/events{}", self.base, self.query))
-            .header(CONTENT_TYPE, "application/json");
+        let path = format!("/rooms/{room}/events{}", self.query);
+        let mut request = self.gateway.post(&path);
         if !event.ephemeral {
             request = request.header("idempotency-key", &event.key);
         }
         if let Some(trace) = event.trace.parent() {
             request = request.header(TRACEPARENT, trace.to_string());
         }
-        if let Some(value) = &self.authorization {
-            request = request.header(AUTHORIZATION, value);
-        }
         let request = request
             .body(Full::new(Bytes::from(envelope.to_string())))
             .map_err(|error| Failure::refused(format!("no request can be made of it: {error}")))?;
         let wait = self.replicas.map(|wait| wait.timeout);
         let patience = RESPONSE_TIMEOUT + wait.unwrap_or_default();
-        let (status, body) = match timeout(patience, self.exchange(request)).await {
-            Ok(answer) => answer.map_err(|lost| lost.failure(event))?,
-            Err(_) => return Err(Lost::on_the_way("it did not answer in time").failure(event)),
+        let answer = timeout(patience, self.gateway.exchange(request)).await;
+        let late = Lost {
+            sent: true,
+            reason: "it did not answer in time".to_owned(),
         };
+        let (status, body) = answer
+            .unwrap_or(Err(late))
+            .map_err(|lost| failure(lost, event))?;
         self.judge(status, &body, event)
-    }
-
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Lost> {
-        let answer = self.client.request(request).await.map_err(|error| Lost {
-            sent: !error.is_connect(),
-            reason: root(&error),
-        })?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES)
-            .collect()
-            .await
-            .map_err(|error| Lost::on_the_way(&root(&*error)))?;
-        Ok((status, body.to_bytes()))
     }
 
     /// The receipt, and what it lacks of what was asked for.
@@ -153,7 +106,7 @@ impl Publisher {
             if id.is_none() && !event.ephemeral {
                 let sentence = format!(
                     "{} answered {status} without an id: is it a gateway?",
-                    self.base
+                    self.gateway.base()
                 );
                 return Err(Failure::other(sentence));
             }
@@ -179,13 +132,13 @@ impl Publisher {
             400 | 404 | 405 | 411 | 413 | 414 | 415 | 422 | 431 => FailureKind::Refused,
             // 503: nothing was published. The others may come from a proxy that lost the answer.
             503 | 429 => FailureKind::Unavailable,
-            408 | 500 | 502 | 504 => Lost::kind(event),
+            408 | 500 | 502 | 504 => again(event),
             _ => FailureKind::Other,
         };
         let said = member("error").map(|error| format!(": {error}"));
         let sentence = format!(
             "{} answered {status}{}",
-            self.base,
+            self.gateway.base(),
             said.unwrap_or_default()
         );
         Err(Failure::new(kind, sentence))
@@ -213,44 +166,20 @@ fn query(cli: &cli::Publish) -> String {
     query
 }
 
-/// No whole answer came.
-struct Lost {
-    sent: bool,
-    reason: String,
-}
-
-impl Lost {
-    fn on_the_way(reason: &str) -> Self {
-        Self {
-            sent: true,
-            reason: reason.to_owned(),
-        }
-    }
-
-    /// Whether an event whose answer was lost may be sent again.
-    fn kind(event: &Outgoing) -> FailureKind {
-        if event.ephemeral {
-            FailureKind::Unknown
-        } else {
-            FailureKind::Unavailable
-        }
-    }
-
-    fn failure(self, event: &Outgoing) -> Failure {
-        if self.sent {
-            let sentence = format!("the gateway's answer was lost: {}", self.reason);
-            Failure::new(Self::kind(event), sentence)
-        } else {
-            Failure::unavailable(format!("the gateway is not available: {}", self.reason))
-        }
+/// Whether an event whose answer was lost may be sent again.
+fn again(event: &Outgoing) -> FailureKind {
+    if event.ephemeral {
+        FailureKind::Unknown
+    } else {
+        FailureKind::Unavailable
     }
 }
 
-/// The innermost cause: what says most.
-pub fn root(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
+fn failure(lost: Lost, event: &Outgoing) -> Failure {
+    if lost.sent {
+        let sentence = format!("the gateway's answer was lost: {}", lost.reason);
+        Failure::new(again(event), sentence)
+    } else {
+        Failure::unavailable(format!("the gateway is not available: {}", lost.reason))
     }
-    cause.to_string()
 }

@@ -1,17 +1,15 @@
-//! A Redis that takes TLS connections of known clients only.
+//! Certificates of an authority, and a Redis that takes TLS connections of known clients only.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use super::{Redis, free_port};
 
-pub struct Tls {
-    pub redis: Redis,
-    port: u16,
-    directory: tempfile::TempDir,
-}
+/// `ca.pem`, and what it has signed: `server` for 127.0.0.1, `other` for another name, and `client`, each with `.pem` and
+/// `.key`.
+pub struct Certificates(tempfile::TempDir);
 
-impl Tls {
-    pub fn start() -> Self {
+impl Certificates {
+    pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, text: String| {
             std::fs::write(directory.path().join(name), text).unwrap();
@@ -24,7 +22,12 @@ impl Tls {
             .push(DnType::CommonName, "an authority");
         write("ca.pem", params.self_signed(&key).unwrap().pem());
         let issuer = Issuer::new(params, key);
-        for (name, subject) in [("server", "127.0.0.1"), ("client", "publisher")] {
+        let subjects = [
+            ("server", "127.0.0.1"),
+            ("other", "events.example.com"),
+            ("client", "publisher"),
+        ];
+        for (name, subject) in subjects {
             let key = KeyPair::generate().unwrap();
             let mut params = CertificateParams::new(vec![subject.to_owned()]).unwrap();
             params.distinguished_name.push(DnType::CommonName, name);
@@ -32,7 +35,25 @@ impl Tls {
             write(&format!("{name}.pem"), certificate.pem());
             write(&format!("{name}.key"), key.serialize_pem());
         }
-        let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+        Self(directory)
+    }
+
+    /// One of its files, or one of the test's own.
+    pub fn file(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+}
+
+pub struct Tls {
+    pub redis: Redis,
+    port: u16,
+    certificates: Certificates,
+}
+
+impl Tls {
+    pub fn start() -> Self {
+        let certificates = Certificates::new();
+        let file = |name: &str| certificates.file(name);
         let redis = Redis::start_as(|| {
             let port = free_port().to_string();
             let words = [
@@ -47,7 +68,7 @@ impl Tls {
         Self {
             redis,
             port: port[1].parse().unwrap(),
-            directory,
+            certificates,
         }
     }
 
@@ -55,13 +76,8 @@ impl Tls {
         format!("rediss://127.0.0.1:{}", self.port)
     }
 
-    /// `ca.pem`, `client.pem`, `client.key`, or a file of the test's own.
+    /// See [`Certificates`].
     pub fn file(&self, name: &str) -> String {
-        self.directory
-            .path()
-            .join(name)
-            .to_str()
-            .unwrap()
-            .to_owned()
+        self.certificates.file(name)
     }
 }

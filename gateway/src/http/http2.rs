@@ -36,7 +36,7 @@ mod answer;
 mod stream;
 
 use answer::{AnswerBody, Taken};
-use stream::{Pipe, StreamBody, StreamLine, When};
+use stream::{Parting, Pipe, StreamBody, StreamLine, When};
 
 /// What a client with prior knowledge sends first (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -74,6 +74,7 @@ struct Traffic {
     task: RefCell<Option<Waker>>,
     /// ...and what it has just become.
     fresh: RefCell<Option<Became>>,
+    parting: Rc<Parting>,
 }
 
 /// What a request has become.
@@ -123,7 +124,8 @@ pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32)
     .max_local_error_reset_streams(resets.1)
     .serve_connection(socket, service);
     let mut connection = std::pin::pin!(connection);
-    // From then on a client that comes back has to come to another node, so not on this connection.
+    // From then on a client that comes back has to come to another node, so not on this connection. The same is meant when
+    // one of its streams has reached its greatest age.
     let mut draining = std::pin::pin!(site.lifecycle.reached(Phase::Draining));
     let mut quiet = std::pin::pin!(sleep(head_timeout));
     let (mut told, mut requests) = (false, 0);
@@ -140,7 +142,9 @@ pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32)
                 trace!("A connection was closed: its client reads nothing.");
                 return Poll::Ready(());
             }
-            if !told && draining.as_mut().poll(cx).is_ready() {
+            if !told
+                && (draining.as_mut().poll(cx).is_ready() || traffic.parting.poll(cx).is_ready())
+            {
                 told = true;
                 connection.as_mut().graceful_shutdown();
                 quiet.as_mut().reset(Instant::now() + LAST_WITHIN);
@@ -193,7 +197,8 @@ async fn respond(
         Outcome::Stream(mut opening) => {
             let headers = std::mem::take(&mut opening.headers);
             let task = traffic.task.take();
-            let pipe = Pipe::new(task.unwrap_or_else(|| Waker::noop().clone()), peer.clone());
+            let task = task.unwrap_or_else(|| Waker::noop().clone());
+            let pipe = Pipe::new(task, peer.clone(), traffic.parting.clone());
             traffic.fresh.replace(Some(Became::Stream(pipe.clone())));
             let line = StreamLine::new(pipe.clone());
             adopt(site, peer, Wire::Other(Box::new(line)), opening);

@@ -336,6 +336,9 @@ impl State {
         let Some(mut subscriber) = self.subscribers.try_remove(key) else {
             return;
         };
+        if why == Closed::Age {
+            subscriber.part();
+        }
         subscriber.finish(self.ends_clean(why));
         if !self.places.is_empty() {
             self.places.remove(&(key as u32));

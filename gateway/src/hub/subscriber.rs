@@ -409,6 +409,11 @@ impl Subscriber {
         self.line.drain_input()
     }
 
+    /// The client is to leave its connection; see [`super::Transport::part`].
+    pub(super) fn part(&mut self) {
+        self.line.part();
+    }
+
     /// The stream ends here; see [`super::Transport::finish`].
     pub(super) fn finish(&mut self, clean: bool) {
         let outbox = self.outbox.as_deref();

@@ -46,6 +46,10 @@ pub trait Transport {
     /// The other end of the connection; `None` once it is gone.
     fn peer(&self) -> Option<SocketAddr>;
 
+    /// Comes before the end, where the client is to come back over another connection, and so perhaps to another node. What
+    /// else there is on this one goes on until its own end.
+    fn part(&mut self) {}
+
     /// The stream ends, after these bytes if they can be taken; `clean` with the mark of a complete answer, where the
     /// transport has one. Dropped without this, it ends at once, without the mark.
     fn finish(&mut self, rest: &[u8], clean: bool);
@@ -213,6 +217,12 @@ impl Line {
             }
         }
         false
+    }
+
+    pub(super) fn part(&mut self) {
+        if let Self::Other(transport) = self {
+            transport.part();
+        }
     }
 
     pub(super) fn finish(&mut self, rest: &[u8], clean: bool) {

@@ -243,6 +243,34 @@ async fn a_node_that_stops_says_so_and_ends_its_connections() {
     }
 }
 
+/// It would come back to the same node otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_too_old_sends_its_client_to_another_connection() {
+    let setup = Setup::memory().set("stream.max_age", "4s");
+    let gateway = setup.start().await;
+    let client = Http2::connect(gateway.address).await;
+    let mut tabs = Vec::new();
+    for _ in 0..40 {
+        tabs.push(client.open("demo").await);
+    }
+    eventually!(
+        client.send("GET", "/rooms/demo", &[], b"").await.is_err(),
+        "it was not told to go"
+    );
+    // What is there goes on until its own end: those who are younger too are told so.
+    for tab in &tabs {
+        eventually!(tab.end().is_some(), "{}", tab.text());
+        let text = tab.text();
+        let close = text.rsplit_once("event: stream.close\n").unwrap().1;
+        assert!(close.contains("\"reason\":\"age\""), "{text}");
+    }
+    eventually!(client.has_ended());
+    let again = Http2::connect(gateway.address).await;
+    again.open("demo").await;
+    let aged = "sse_gateway_streams_closed_total{reason=\"age\"}";
+    assert_eq!(gateway.metric(aged).await, Some(40.0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_count_streams_not_connections() {
     let setup = Setup::memory()

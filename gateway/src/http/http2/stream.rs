@@ -3,13 +3,13 @@
 //! Invariant: the shard is called once for each time that it was told to wait. No task runs and nothing is allocated
 //! for a delivery but what hyper needs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
@@ -19,6 +19,36 @@ use crate::hub::{Call, Transport};
 /// Bytes that wait for hyper to take them, and in how many slices.
 const MOST_BYTES: usize = 16 * 1024;
 const MOST_SLICES: usize = 16;
+
+/// What the streams of one connection ask of it: that the client come back over another one (RFC 9113, section 6.8).
+#[derive(Debug, Default)]
+pub(super) struct Parting {
+    asked: Cell<bool>,
+    /// That of the connection.
+    task: RefCell<Option<Waker>>,
+}
+
+impl Parting {
+    fn ask(&self) {
+        self.asked.set(true);
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+
+    /// Ready once a stream has asked; the task is woken then.
+    pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.asked.get() {
+            return Poll::Ready(());
+        }
+        let mut task = self.task.borrow_mut();
+        match &mut *task {
+            Some(task) => task.clone_from(cx.waker()),
+            None => *task = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+}
 
 /// How a stream ends.
 #[derive(Debug, Default)]
@@ -99,11 +129,12 @@ struct Slices {
     /// Woken when there is something to take, or to end.
     task: Waker,
     peer: Rc<Peer>,
+    parting: Rc<Parting>,
 }
 
 impl Pipe {
-    /// `task` is that of the request.
-    pub(super) fn new(task: Waker, peer: Rc<Peer>) -> Rc<Self> {
+    /// `task` is that of the request; the others are the connection's.
+    pub(super) fn new(task: Waker, peer: Rc<Peer>, parting: Rc<Parting>) -> Rc<Self> {
         Rc::new(Self(RefCell::new(Slices {
             next: Bytes::new(),
             more: Vec::new(),
@@ -114,6 +145,7 @@ impl Pipe {
             call: None,
             task,
             peer,
+            parting,
         })))
     }
 
@@ -258,6 +290,10 @@ impl Transport for StreamLine {
 
     fn peer(&self) -> Option<SocketAddr> {
         self.0.0.borrow().peer.socket
+    }
+
+    fn part(&mut self) {
+        self.0.0.borrow().parting.ask();
     }
 
     fn finish(&mut self, rest: &[u8], clean: bool) {

@@ -11,7 +11,8 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use protocol::servers::tls_error;
+use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore};
 
 /// Silent connections that are kept for the next request, to each server.
 const IDLE_CONNECTIONS: usize = 64;
@@ -42,7 +43,7 @@ pub enum FetchError {
 }
 
 impl Fetch {
-    /// With the system's certificates. Answers have to be there within `timeout`, with at most `max_bytes` of body.
+    /// With the system's certificates of now, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`. Answers have to be there within `timeout`, with at most `max_bytes` of body.
     ///
     /// # Errors
     /// The system's certificates cannot be read.
@@ -86,7 +87,7 @@ impl Fetch {
     ) -> Result<Response<Bytes>, FetchError> {
         let work = async {
             let answer = self.client.request(request).await;
-            let answer = answer.map_err(|error| FetchError::Failed(causes(&error)))?;
+            let answer = answer.map_err(|error| FetchError::Failed(why(&error)))?;
             let (parts, body) = answer.into_parts();
             let body = Limited::new(body, self.max_bytes).collect().await;
             let body = body.map_err(|_| FetchError::Body(self.max_bytes))?;
@@ -95,6 +96,27 @@ impl Fetch {
         let answer = tokio::time::timeout(self.timeout, work).await;
         answer.unwrap_or(Err(FetchError::Timeout(self.timeout)))
     }
+}
+
+/// What is wrong, and what to do where the certificate is what cannot be trusted.
+fn why(error: &(dyn std::error::Error + 'static)) -> String {
+    use CertificateError as Bad;
+    let Some(rustls::Error::InvalidCertificate(bad)) = tls_error(error) else {
+        return causes(error);
+    };
+    let clause = match bad {
+        // A bad signature is that of another authority with the same name.
+        Bad::UnknownIssuer | Bad::BadSignature => {
+            "nobody who is trusted here has signed the server's certificate: add its CA to the system's certificates, or name \
+             a file with it in SSL_CERT_FILE, and restart"
+        }
+        Bad::NotValidForName | Bad::NotValidForNameContext { .. } => {
+            "the server's certificate is for other names than the URL's host"
+        }
+        Bad::Expired | Bad::ExpiredContext { .. } => "the server's certificate has expired",
+        _ => return causes(error),
+    };
+    clause.to_owned()
 }
 
 /// The error and what it comes from: hyper says little by itself.

@@ -22,7 +22,7 @@ pub use layout::{Layout, Primary};
 #[cfg(fuzzing)]
 pub use locate::layout as layout_of;
 pub use locate::{Locator, redirection};
-pub use tls::TlsFiles;
+pub use tls::{TlsFiles, tls_error};
 
 /// Port of a Redis server unless the URL says otherwise.
 pub const DEFAULT_PORT: u16 = 6379;

@@ -1,7 +1,6 @@
 //! Requests to a gateway, over HTTP/1.1 with or without TLS, one at a time.
 
 use std::error::Error;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use protocol::servers::{ServersError, TlsFiles};
+use protocol::servers::{ServersError, TlsFiles, tls_error};
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 
 use crate::cli;
@@ -170,23 +169,6 @@ fn client(
         connector.enforce_https();
     }
     Ok(Client::builder(TokioExecutor::new()).build(connector))
-}
-
-/// What TLS itself complains of, if it does.
-fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref() {
-            return Some(error);
-        }
-        // `source` leaves out what an I/O error is made of.
-        let inner = error.downcast_ref().and_then(io::Error::get_ref);
-        if let Some(found) = inner.and_then(|inner| tls_error(inner)) {
-            return Some(found);
-        }
-        cause = error.source();
-    }
-    None
 }
 
 /// Whether the server ended the handshake.

@@ -1,5 +1,7 @@
 //! Certificates and keys in files, for the TLS of a client.
 
+use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -98,4 +100,22 @@ impl TlsFiles {
             .with_client_auth_cert(chain, key)
             .map_err(|error| bad("the client certificate", &error))
     }
+}
+
+/// What TLS itself complains of, where an error of a connection comes from that.
+#[must_use]
+pub fn tls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref() {
+            return Some(error);
+        }
+        // `source` leaves out what an I/O error is made of.
+        let inner = error.downcast_ref().and_then(io::Error::get_ref);
+        if let Some(found) = inner.and_then(|inner| tls_error(inner)) {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
 }

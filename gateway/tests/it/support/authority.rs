@@ -12,7 +12,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ALL_VERSIONS, ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tokio_rustls::rustls::{
+    ALL_VERSIONS, ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
+};
 
 use super::Setup;
 
@@ -64,6 +66,18 @@ impl Authority {
         setup
             .set("tls.cert_file", &self.file("server.pem"))
             .set("tls.key_file", &self.file("server.key"))
+    }
+
+    /// A server of the test's own that shows `name`.
+    pub fn server_config(&self, name: &str) -> Arc<ServerConfig> {
+        let chain = CertificateDer::from_pem_file(self.path(&format!("{name}.pem")));
+        let key = PrivateKeyDer::from_pem_file(self.path(&format!("{name}.key")));
+        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth();
+        let config = config.with_single_cert(vec![chain.unwrap()], key.unwrap());
+        Arc::new(config.unwrap())
     }
 
     /// Shakes hands with a server that must show a certificate of this authority; shows `client`, if that is named.

@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 
 use super::*;
+use crate::support::Authority;
 
 const FETCHES: &str = "sse_gateway_jwks_fetches_total{outcome=\"success\"}";
 const FAILURES: &str = "sse_gateway_jwks_fetches_total{outcome=\"failure\"}";
@@ -22,41 +26,53 @@ struct KeyServer {
     url: String,
     set: Arc<Mutex<Option<String>>>,
     asked: Arc<AtomicUsize>,
+    tls: Arc<Mutex<Option<Arc<ServerConfig>>>>,
     task: JoinHandle<()>,
 }
 
 impl KeyServer {
     async fn start(keys: &[Value]) -> Self {
+        Self::start_as("http", None, keys).await
+    }
+
+    /// With TLS.
+    async fn secure(config: Arc<ServerConfig>, keys: &[Value]) -> Self {
+        Self::start_as("https", Some(config), keys).await
+    }
+
+    async fn start_as(scheme: &str, tls: Option<Arc<ServerConfig>>, keys: &[Value]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/jwks.json", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
         let (set, asked) = (Arc::new(Mutex::new(None)), Arc::new(AtomicUsize::new(0)));
-        let (answers, count) = (set.clone(), asked.clone());
+        let tls = Arc::new(Mutex::new(tls));
+        let (answers, count, config) = (set.clone(), asked.clone(), tls.clone());
         let task = tokio::spawn(async move {
-            while let Ok((mut socket, _)) = listener.accept().await {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n")
-                    && socket.read_buf(&mut head).await.unwrap_or(0) > 0
-                {}
-                assert!(head.starts_with(b"GET /jwks.json HTTP/1.1\r\n"));
-                count.fetch_add(1, Ordering::SeqCst);
-                let body: Option<String> = answers.lock().clone();
-                if let Some(body) = body {
-                    let head = format!(
-                        "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-                        body.len()
-                    );
-                    let _ = socket.write_all(format!("{head}{body}").as_bytes()).await;
+            while let Ok((socket, _)) = listener.accept().await {
+                let config = config.lock().clone();
+                match config.map(TlsAcceptor::from) {
+                    None => answer(socket, &answers, &count).await,
+                    Some(acceptor) => {
+                        if let Ok(stream) = acceptor.accept(socket).await {
+                            answer(stream, &answers, &count).await;
+                        }
+                    }
                 }
             }
         });
         let server = Self {
-            url,
+            url: format!("{scheme}://{address}/jwks.json"),
             set,
             asked,
+            tls,
             task,
         };
         server.has(keys);
         server
+    }
+
+    /// Shows another certificate from now on.
+    fn shows(&self, config: Arc<ServerConfig>) {
+        *self.tls.lock() = Some(config);
     }
 
     fn has(&self, keys: &[Value]) {
@@ -75,6 +91,26 @@ impl KeyServer {
 impl Drop for KeyServer {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// Reads one request, and answers it with what there is.
+async fn answer(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    set: &Mutex<Option<String>>,
+    asked: &AtomicUsize,
+) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.unwrap_or(0) > 0 {}
+    assert!(head.starts_with(b"GET /jwks.json HTTP/1.1\r\n"));
+    asked.fetch_add(1, Ordering::SeqCst);
+    let body = set.lock().clone();
+    if let Some(body) = body {
+        let length = body.len();
+        let head =
+            format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+        let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
+        let _ = stream.shutdown().await;
     }
 }
 
@@ -194,6 +230,67 @@ async fn while_the_key_server_is_away_the_old_set_counts_and_nobody_is_refused_f
     let log = gateway.log();
     assert!(log.contains("`kty` is `oct`"), "{log}");
     assert!(!log.contains(SECRET) && !log.contains("eyJ"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_server_with_tls_is_believed_by_its_authority_only() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    authority.sign("misnamed", "login.example.com");
+    let (old, new, foreign) = (
+        Signer::of("ES256"),
+        Signer::of("EdDSA"),
+        Signer::of("ES384"),
+    );
+    let server = KeyServer::secure(authority.server_config("server"), &[old.jwk("old")]).await;
+    let gateway = Setup::memory()
+        .set("dev", "false")
+        .set("tokens.jwks_url", &server.url)
+        .set("tokens.jwks_refresh", "1s")
+        .variable("SSL_CERT_FILE", &authority.file("ca.pem"))
+        .start()
+        .await;
+    let (by_old, by_new, by_foreign) = (
+        old.sign(Some("old"), &claims()),
+        new.sign(Some("new"), &claims()),
+        foreign.sign(Some("foreign"), &claims()),
+    );
+    eventually!(status(&gateway, &by_old).await == 200, "{}", gateway.log());
+    server.has(&[old.jwk("old"), new.jwk("new")]);
+    eventually!(status(&gateway, &by_new).await == 200, "{}", gateway.log());
+    // Others in its place are told nothing, and what they have counts nothing.
+    for (config, sentence) in [
+        (
+            stranger.server_config("server"),
+            "nobody who is trusted here has signed the server's certificate",
+        ),
+        (
+            authority.server_config("misnamed"),
+            "the server's certificate is for other names than the URL's host",
+        ),
+    ] {
+        server.shows(config);
+        server.has(&[foreign.jwk("foreign")]);
+        let before = gateway.metric(FAILURES).await;
+        // The second one began after all that this changed.
+        eventually!(gateway.metric(FAILURES).await >= before.map(|count| count + 2.0));
+        let asked = server.asked();
+        assert_eq!(status(&gateway, &by_old).await, 200);
+        assert_eq!(status(&gateway, &by_new).await, 200);
+        assert_eq!(status(&gateway, &by_foreign).await, 503);
+        assert_eq!(server.asked(), asked);
+        let log = gateway.log();
+        assert_eq!(log.matches(sentence).count(), 1, "{log}");
+        assert!(!log.contains("eyJ"), "{log}");
+        server.shows(authority.server_config("server"));
+        server.has(&[old.jwk("old"), new.jwk("new")]);
+        let again = "The keys of tokens.jwks_url can be fetched again.";
+        eventually!(gateway.log().contains(again), "{}", gateway.log());
+        let fetched = gateway.metric(FETCHES).await;
+        eventually!(gateway.metric(FETCHES).await > fetched);
+    }
+    server.has(&[new.jwk("new")]);
+    eventually!(status(&gateway, &by_old).await == 503);
+    assert_eq!(status(&gateway, &by_new).await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -108,16 +108,51 @@ pub enum Way {
     Nul,
     Space,
     Wildcard,
+    Tls,
+    /// With a client certificate, which stands for a key.
+    TlsCertified,
+    /// HTTP/2 with prior knowledge...
+    Http2,
+    /// ...on a connection that has served other cases...
+    Http2Shared,
+    /// ...and over TLS...
+    Http2Tls,
+    /// ...with a client certificate.
+    Http2Certified,
 }
 
+/// Those that lead to the room.
+const LEADS: [Way; 13] = {
+    use Way::*;
+    [
+        Plain,
+        Http10,
+        Absolute,
+        Prefix,
+        Encoded,
+        BehindAnother,
+        Rewrite,
+        Tls,
+        TlsCertified,
+        Http2,
+        Http2Shared,
+        Http2Tls,
+        Http2Certified,
+    ]
+};
+
 impl Way {
-    /// Whether it leads to the room.
     pub fn leads(self) -> bool {
+        LEADS.contains(&self)
+    }
+
+    pub fn is_certified(self) -> bool {
+        matches!(self, Self::TlsCertified | Self::Http2Certified)
+    }
+
+    pub fn is_http2(self) -> bool {
         use Way::*;
-        matches!(
-            self,
-            Plain | Http10 | Absolute | Prefix | Encoded | BehindAnother | Rewrite
-        )
+        matches!(self, Http2 | Http2Shared | Http2Tls | Http2Certified)
     }
 
     fn path(self, room: &str, rest: &str) -> String {
@@ -188,7 +223,9 @@ impl Case {
         }
         let publishes = self.act.publishes();
         match ROOMS[self.room].1 {
-            _ if publishes && self.bearer == Bearer::Key => Fate::Allowed,
+            _ if publishes && (self.bearer == Bearer::Key || self.way.is_certified()) => {
+                Fate::Allowed
+            }
             Rule::Open => Fate::Allowed,
             Rule::Forward if publishes && self.bearer == Bearer::KeyElsewhere => Fate::Refused,
             Rule::Forward => match self.cookie {
@@ -228,8 +265,8 @@ impl Case {
         }
     }
 
-    /// The request's bytes.
-    pub fn bytes(&self, host: &str) -> Vec<u8> {
+    /// The request, without what belongs to a connection.
+    pub fn request(&self) -> Request {
         let room = ROOMS[self.room].0;
         let (method, rest) = match self.act {
             Act::Stream => ("GET", "/events?lastEventId=0-0"),
@@ -244,21 +281,11 @@ impl Case {
             Act::Delete => ("DELETE", ""),
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let mut target = self.way.path(room, rest);
+        let path = self.way.path(room, rest);
         let token = self.query.map(|token| format!("token={}", token.text()));
         let query = [token.as_deref().unwrap_or(""), query].join("&");
-        if self.way == Way::Absolute {
-            target = format!("http://{host}{target}");
-        }
-        let version = if self.way == Way::Http10 {
-            "1.0"
-        } else {
-            "1.1"
-        };
-        let mut head = format!(
-            "{method} {target}?{query} HTTP/{version}\r\nHost: {host}\r\nConnection: close\r\n"
-        );
-        let mut add = |name: &str, value: &str| head.push_str(&format!("{name}: {value}\r\n"));
+        let mut headers = Vec::new();
+        let mut add = |name, value: &str| headers.push((name, value.to_owned()));
         match self.bearer {
             Bearer::Nothing => {}
             Bearer::Wrong => add("Authorization", "Bearer nobodys-key"),
@@ -266,6 +293,10 @@ impl Case {
             Bearer::KeyElsewhere => add("Authorization", "Bearer news-key"),
             Bearer::Token(token) => add("Authorization", &format!("Bearer {}", token.text())),
             Bearer::Basic => add("Authorization", "Basic dGhlLWtleTp0aGUta2V5"),
+        }
+        if self.way.is_http2() && self.cookie != Cookie::Nothing {
+            // Browsers send each cookie by itself (RFC 9113, section 8.2.3).
+            add("Cookie", "theme=dark");
         }
         match self.cookie {
             Cookie::Nothing => {}
@@ -294,29 +325,42 @@ impl Case {
             add("X-Forwarded-For", "127.0.0.1");
             add("X-Sse-Room", "open:a");
         }
+        let kind = "Content-Type";
         let mut body = "";
         match self.act {
             Act::PostSubscribe => add("Accept", "text/event-stream"),
             Act::History => add("Accept", "application/json"),
-            Act::PublishJson => {
-                (
-                    add("Content-Type", "application/json"),
-                    body = r#"{"data":"stored"}"#,
-                )
-                    .0
-            }
-            Act::PublishText => (add("Content-Type", "text/plain"), body = "stored").0,
-            Act::PublishForm => {
-                (
-                    add("Content-Type", "application/x-www-form-urlencoded"),
-                    body = "a=b",
-                )
-                    .0
-            }
+            Act::PublishJson => (add(kind, "application/json"), body = r#"{"data":"stored"}"#).0,
+            Act::PublishText => (add(kind, "text/plain"), body = "stored").0,
+            Act::PublishForm => (add(kind, "application/x-www-form-urlencoded"), body = "a=b").0,
             _ => {}
         }
+        Request {
+            method,
+            target: format!("{path}?{query}"),
+            headers,
+            body,
+        }
+    }
+
+    /// The request's bytes, over HTTP/1.
+    pub fn bytes(&self, host: &str) -> Vec<u8> {
+        let request = self.request();
+        let (method, body) = (request.method, request.body);
+        let (before, version) = match self.way {
+            Way::Absolute => (format!("http://{host}"), "1.1"),
+            Way::Http10 => (String::new(), "1.0"),
+            _ => (String::new(), "1.1"),
+        };
+        let mut head = format!(
+            "{method} {before}{} HTTP/{version}\r\nHost: {host}\r\nConnection: close\r\n",
+            request.target
+        );
+        for (name, value) in &request.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
         if !matches!(method, "GET" | "HEAD") {
-            add("Content-Length", &body.len().to_string());
+            head += &format!("Content-Length: {}\r\n", body.len());
         }
         let first = if self.way == Way::BehindAnother {
             format!("OPTIONS /rooms/open:a HTTP/1.1\r\nHost: {host}\r\n\r\n")
@@ -325,6 +369,15 @@ impl Case {
         };
         format!("{first}{head}\r\n{body}").into_bytes()
     }
+}
+
+/// See [`Case::request`].
+pub struct Request {
+    pub method: &'static str,
+    /// Path and query.
+    pub target: String,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: &'static str,
 }
 
 impl Token {
@@ -405,15 +458,6 @@ pub fn cases() -> impl Strategy<Value = Case> {
     };
     let way = {
         use Way::*;
-        let leads = vec![
-            Plain,
-            Http10,
-            Absolute,
-            Prefix,
-            Encoded,
-            BehindAnother,
-            Rewrite,
-        ];
         let leads_not = vec![
             PrefixMissing,
             PrefixTooMuch,
@@ -430,7 +474,7 @@ pub fn cases() -> impl Strategy<Value = Case> {
             Space,
             Wildcard,
         ];
-        prop_oneof![3 => prop::sample::select(leads), 1 => prop::sample::select(leads_not)]
+        prop_oneof![3 => prop::sample::select(&LEADS), 1 => prop::sample::select(leads_not)]
     };
     (
         bearer,

@@ -3,20 +3,26 @@
 use std::time::Duration;
 
 use ::http::{HeaderMap, header};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use http_body_util::BodyExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::case::{APP, Act, Case, Fate, ROOMS, SECRET, Way};
-use crate::support::{Backend, Gateway, RedisServer, Reply, Setup, redis};
+use crate::support::{Authority, Backend, Gateway, Http2, RedisServer, Reply, Setup, redis};
 
 /// How long an answer that should end by itself may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A gateway at the root, one under a prefix, one Redis, and an event in each room.
+/// A gateway at the root, one under a prefix, one with TLS, one Redis, and an event in each room.
 pub struct World {
     plain: Gateway,
     prefixed: Gateway,
+    secure: Gateway,
+    authority: Authority,
+    /// A connection to the first, with the requests of many.
+    shared: Mutex<Http2>,
     connection: ::redis::aio::MultiplexedConnection,
     _redis: RedisServer,
     _backend: Backend,
@@ -28,11 +34,12 @@ impl World {
     pub async fn start() -> Self {
         let redis = RedisServer::start().await;
         let backend = Backend::start(|headers: &HeaderMap| {
-            let cookie = headers.get(header::COOKIE).map(|cookie| cookie.as_bytes());
-            Reply::status(match cookie {
-                Some(b"user=yes") => 200,
-                Some(b"user=no") => 403,
-                Some(b"user=away") => 500,
+            let cookies = headers.get(header::COOKIE);
+            let mut cookies = cookies.map_or("", |all| all.to_str().unwrap()).split("; ");
+            Reply::status(match cookies.find(|cookie| cookie.starts_with("user=")) {
+                Some("user=yes") => 200,
+                Some("user=no") => 403,
+                Some("user=away") => 500,
                 _ => 401,
             })
         })
@@ -50,6 +57,10 @@ impl World {
         };
         let plain = setup().start().await;
         let prefixed = setup().set("http.path_prefix", "/live").start().await;
+        let authority = Authority::new();
+        let secure = authority.secure(setup());
+        let secure = secure.set("tls.client_ca_file", &authority.file("ca.pem"));
+        let secure = secure.start().await;
         let mut canaries = Vec::new();
         for (room, _) in ROOMS {
             let data = format!("canary-of-{room}");
@@ -57,8 +68,11 @@ impl World {
             canaries.push((data, id));
         }
         Self {
+            shared: Mutex::new(Http2::connect(plain.address).await),
             plain,
             prefixed,
+            secure,
+            authority,
             connection: redis.connection().await.unwrap(),
             _redis: redis,
             _backend: backend,
@@ -79,28 +93,40 @@ impl World {
     async fn exchange(&self, case: &Case, until: &[&str]) -> String {
         let gateway = match case.way {
             Way::Prefix | Way::PrefixMissing => &self.prefixed,
+            Way::Tls | Way::TlsCertified | Way::Http2Tls | Way::Http2Certified => &self.secure,
             _ => &self.plain,
         };
-        let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+        let secure = async |protocol| {
+            let (certificate, protocols) =
+                (case.way.is_certified().then_some("client"), [protocol]);
+            let stream = self
+                .authority
+                .connect(gateway.address, certificate, &protocols);
+            stream.await.unwrap()
+        };
         let bytes = case.bytes(&gateway.address.to_string());
-        socket.write_all(&bytes).await.unwrap();
-        let mut answer = Vec::new();
-        let has = |answer: &[u8]| {
-            let text = String::from_utf8_lossy(answer).into_owned();
-            until.iter().any(|word| text.contains(word))
-        };
-        let read = async {
-            while !has(&answer) && matches!(socket.read_buf(&mut answer).await, Ok(1..)) {}
-        };
-        // What does not end is judged by what came.
-        let _ = timeout(PATIENCE, read).await;
-        let text = String::from_utf8_lossy(&answer).into_owned();
         match case.way {
-            Way::BehindAnother => {
+            Way::Http2 => ask(&Http2::connect(gateway.address).await, case, until).await,
+            Way::Http2Shared => {
+                let mut client = self.shared.lock().await;
+                if client.has_ended() {
+                    *client = Http2::connect(gateway.address).await;
+                }
+                ask(&client, case, until).await
+            }
+            Way::Http2Tls | Way::Http2Certified => {
+                ask(&Http2::over(secure("h2").await).await, case, until).await
+            }
+            Way::Tls | Way::TlsCertified => talk(secure("http/1.1").await, &bytes, until).await,
+            way => {
+                let socket = TcpStream::connect(gateway.address).await.unwrap();
+                let text = talk(socket, &bytes, until).await;
+                if way != Way::BehindAnother {
+                    return text;
+                }
                 let at = text.find("\r\n\r\n").expect("the first answer") + 4;
                 text[at..].to_owned()
             }
-            _ => text,
         }
     }
 
@@ -153,4 +179,50 @@ impl World {
         }
         fate
     }
+}
+
+fn has(answer: &[u8], until: &[&str]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    until.iter().any(|word| text.contains(word))
+}
+
+/// Over HTTP/1.
+async fn talk(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    bytes: &[u8],
+    until: &[&str],
+) -> String {
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    let read = async {
+        while !has(&answer, until) && matches!(stream.read_buf(&mut answer).await, Ok(1..)) {}
+    };
+    // What does not end is judged by what came.
+    let _ = timeout(PATIENCE, read).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Over HTTP/2; the answer as HTTP/1 would write it.
+async fn ask(client: &Http2, case: &Case, until: &[&str]) -> String {
+    let request = case.request();
+    let headers = request.headers.iter();
+    let headers: Vec<_> = headers.map(|(name, value)| (*name, &value[..])).collect();
+    let body = request.body.as_bytes();
+    let answer = client.send(request.method, &request.target, &headers, body);
+    let answer = timeout(PATIENCE, answer).await.expect("a head").unwrap();
+    let (head, mut body) = answer.into_parts();
+    let mut text = format!("HTTP/2.0 {}\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
+        text.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    text.extend(b"\r\n");
+    let read = async {
+        while !has(&text, until)
+            && let Some(Ok(frame)) = body.frame().await
+        {
+            text.extend(frame.into_data().unwrap_or_default());
+        }
+    };
+    let _ = timeout(PATIENCE, read).await;
+    String::from_utf8_lossy(&text).into_owned()
 }

@@ -197,7 +197,7 @@ where
 {
     let began = Instant::now();
     let (mut parts, body) = request.into_parts();
-    let caller = framing::judge(&parts.headers).and_then(|()| {
+    let caller = framing::judge(parts.version, &parts.headers).and_then(|()| {
         if *site.config.own_machine.get() {
             own_machine::judge(&parts.uri, &parts.headers)?;
         }

@@ -435,7 +435,7 @@ mod tests {
             let site = site();
             let mut client = connect(&site).await;
             client
-                .write_all(b"GET /rooms/a HTTP/1.1\r\n\r\n")
+                .write_all(b"GET /rooms/a HTTP/1.1\r\nHost: a\r\n\r\n")
                 .await
                 .unwrap();
             assert!(
@@ -444,9 +444,15 @@ mod tests {
                     .contains("\"subscribers\":0")
             );
             // A subscriber's body is not the next request; what follows it is nobody's.
-            let request = b"POST /rooms/a/events HTTP/1.1\r\nAccept: text/event-stream\r\nContent-Length: 4\r\n\r\n";
+            let request = b"POST /rooms/a/events HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\nContent-Length: 4\r\n\r\n";
             client
-                .write_all(&[request, &b"bodyGET /rooms/b HTTP/1.1\r\n\r\n"[..]].concat())
+                .write_all(
+                    &[
+                        request,
+                        &b"bodyGET /rooms/b HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+                    ]
+                    .concat(),
+                )
                 .await
                 .unwrap();
             let text = read_until(&mut client, "\n\n\r\n").await;
@@ -458,7 +464,9 @@ mod tests {
             assert_eq!(site.metrics.connections(), 0, "the stream is the hub's");
             let mut other = connect(&site).await;
             other
-                .write_all(b"POST /rooms/a/events HTTP/1.1\r\nContent-Length: 2\r\n\r\nhi")
+                .write_all(
+                    b"POST /rooms/a/events HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi",
+                )
                 .await
                 .unwrap();
             assert!(
@@ -485,16 +493,15 @@ mod tests {
             let event = vec![b'x'; 1 << 20];
             for _ in 0..16 {
                 let head = format!(
-                    "POST /rooms/a/events HTTP/1.1\r\nContent-Length: {}\r\n\r\n",
+                    "POST /rooms/a/events HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
                     event.len()
                 );
                 client.write_all(head.as_bytes()).await.unwrap();
                 client.write_all(&event).await.unwrap();
                 read_until(&mut client, "}").await;
             }
-            let history =
-                "GET /rooms/a/events?limit=1 HTTP/1.1\r\nAccept: application/json\r\n\r\n";
-            let requests = history.repeat(16) + "GET /rooms/a/events HTTP/1.1\r\n\r\n";
+            let history = "GET /rooms/a/events?limit=1 HTTP/1.1\r\nHost: a\r\nAccept: application/json\r\n\r\n";
+            let requests = history.repeat(16) + "GET /rooms/a/events HTTP/1.1\r\nHost: a\r\n\r\n";
             client.write_all(requests.as_bytes()).await.unwrap();
             let text = read_until(&mut client, "\n\n\r\n").await;
             let (history, stream) = text.rsplit_once("HTTP/1.1 200 OK\r\n").unwrap();

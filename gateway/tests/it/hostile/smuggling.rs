@@ -200,6 +200,27 @@ fn cases() -> Vec<(&'static str, String, Fate)> {
             Refused,
         ),
         (
+            "no host",
+            format!("GET /rooms/target HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{HIDDEN}"),
+            Refused,
+        ),
+        (
+            "a host that is none",
+            format!("GET /rooms/target HTTP/1.1\r\nHost: a/b\r\n\r\n{HIDDEN}"),
+            Refused,
+        ),
+        (
+            "a whole URI and no host",
+            format!("GET http://a/rooms/target HTTP/1.1\r\n\r\n{HIDDEN}"),
+            Refused,
+        ),
+        // It knows no Host; the connection ends by itself.
+        (
+            "no host in the version before",
+            "GET /rooms/target HTTP/1.0\r\n\r\n".to_owned(),
+            Last(200),
+        ),
+        (
             "the same host twice",
             post(&format!("Host: a\r\nContent-Length: {length}\r\n"), HIDDEN),
             Refused,

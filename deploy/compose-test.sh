@@ -26,7 +26,7 @@ project=sse-gateway-test
 # No container may have more descriptors than the engine has.
 hard=$(ulimit -Hn)
 if [ "$hard" = unlimited ] || [ "$hard" -gt 65536 ]; then hard=65536; fi
-export NOFILE=${NOFILE:-$hard} TAG=test PUBLISH_KEY=secret
+export NOFILE=${NOFILE:-$hard} TAG=test PUBLISH_KEY=secret-of-this-test
 export BIND=${BIND:-127.0.0.1:18080} REDIS_BIND=${REDIS_BIND:-127.0.0.1:16379} PROMETHEUS_BIND=${PROMETHEUS_BIND:-127.0.0.1:19090}
 site=http://$BIND
 work=$(mktemp -d)
@@ -146,7 +146,7 @@ for way in function xadd http cli; do
 done
 refused=$(curl -sS -o /dev/null -w '%{http_code}' -d hi "$site/rooms/closed/events")
 [ "$refused" = 401 ] || fail "publishing in a room that is not open is answered $refused"
-curl -fsS -o /dev/null -H 'Authorization: Bearer secret' -d hi "$site/rooms/closed/events" || fail "the key does not open a room"
+curl -fsS -o /dev/null -H 'Authorization: Bearer secret-of-this-test' -d hi "$site/rooms/closed/events" || fail "the key does not open a room"
 kill "$watcher"
 watch stocks
 eventually 10 "there are no prices" grep -q '^event: price' "$work/stocks"

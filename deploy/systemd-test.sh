@@ -33,7 +33,7 @@ eventually() {
 install -D -m 755 "$program" /usr/local/bin/sse-gateway
 install -D -m 644 config.toml /etc/sse-gateway/config.toml
 install -D -m 644 sse-gateway.service /etc/systemd/system/sse-gateway.service
-install -m 600 /dev/stdin /etc/sse-gateway/environment <<< 'SSE_PUBLISH__KEYS=first-key'
+install -m 600 /dev/stdin /etc/sse-gateway/environment <<< 'SSE_PUBLISH__KEYS=first-publish-key'
 # No process may have more descriptors than those who manage it; in a container that is not for the unit to say.
 hard=$(ulimit -Hn)
 if [ "$hard" != unlimited ] && [ "$hard" -lt 1048576 ]; then
@@ -58,14 +58,14 @@ curl -sN $site/rooms/demo/events > "$work/stream" &
 stream=$!
 eventually "the stream does not open" grep -q stream.open "$work/stream"
 publish() { curl -s -o /dev/null -w '%{http_code}' -H "Authorization: Bearer $1" -d "$2" $site/rooms/demo/events; }
-[ "$(publish first-key one)" = 201 ] || fail "the key of the environment file cannot publish"
+[ "$(publish first-publish-key one)" = 201 ] || fail "the key of the environment file cannot publish"
 # The environment is that of the process: what a reload changes stands in the file.
 cat >> /etc/sse-gateway/config.toml <<< '[log]
 level = "debug"'
 systemctl reload sse-gateway || fail "it does not reload"
 eventually "the new level of the log is not in force" bash -c "curl -sf $admin/log | grep -q debug"
 [ "$(systemctl show -P MainPID sse-gateway)" = "$pid" ] || fail "reload started another process"
-[ "$(publish first-key two)" = 201 ] || fail "it does not publish after a reload"
+[ "$(publish first-publish-key two)" = 201 ] || fail "it does not publish after a reload"
 eventually "an event is missing" grep -q '^data: two' "$work/stream"
 say "reload: the new configuration, the same process, the same stream"
 
@@ -74,7 +74,7 @@ systemctl restart sse-gateway || fail "it does not restart"
 wait "$stream" || true
 grep -q '^event: stream.close' "$work/stream" || fail "the stream was not told to come back"
 position=$(sed -n 's/^id: //p' "$work/stream" | tail -n 1)
-publish first-key three > /dev/null
+publish first-publish-key three > /dev/null
 curl -sN --max-time 2 -H "Last-Event-ID: $position" $site/rooms/demo/events > "$work/again" || true
 [ "$(grep -c '^data: three' "$work/again")" = 1 ] || fail "an event is missing after the restart"
 pid=$(systemctl show -P MainPID sse-gateway)

@@ -21,7 +21,7 @@ mod rules;
 mod tokens;
 
 pub use forward::{Forward, ForwardConfig, ForwardMetrics};
-pub use keys::{PublishKeys, bearer, is_short, without_key};
+pub use keys::{MIN_KEY_BYTES, PublishKeys, bearer, is_short, without_key};
 pub use rules::{Mode, Rules};
 pub use tokens::{
     Carriers, Demands, JwksConfig, Tokens, TokensConfig, check_lines, read_files, read_keys,

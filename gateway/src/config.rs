@@ -252,7 +252,7 @@ pub struct Redis {
 #[serde(deny_unknown_fields)]
 pub struct Publish {
     /// Keys that may publish, as `KEY`, `KEY pattern...` or `sha256:HEX pattern...`. Secrets.
-    #[serde(deserialize_with = "values::list")]
+    #[serde(deserialize_with = "values::key_list")]
     pub keys: Vec<String>,
     /// Files with such lines.
     #[serde(deserialize_with = "values::list")]

@@ -257,8 +257,8 @@ class Secrets(Chart):
     def test_external(self):
         secret = self.secret("external")
         self.assertEqual(secret["redis-url"], "redis://:p%40ss@redis.example.com:6379/0")
-        self.assertEqual(secret["publish-keys"], "first-key,second-key")
-        self.assertEqual(secret["publish-key"], "first-key")
+        self.assertEqual(secret["publish-keys"], "first-publish-key,second-publish-key")
+        self.assertEqual(secret["publish-key"], "first-publish-key")
         self.assertNotIn("redis-password", secret)
         self.assertEqual(self.secret("sentinel")["redis-url"], "redis+sentinel://s1:26379,s2:26379/main")
 
@@ -303,7 +303,7 @@ class Secrets(Chart):
     def test_of_tokens_and_publishers(self):
         secret = self.secret("tls")
         self.assertTrue(secret["token-keys"].startswith("kid=a ES256 -----BEGIN PUBLIC KEY-----\n"))
-        self.assertEqual(secret["publish-key"], "everywhere")
+        self.assertEqual(secret["publish-key"], "key-for-everywhere")
         self.assertIn("sha256:2bd806c9", secret["publish-keys"])
         reference = {"secretKeyRef": {"name": "events-sse-gateway", "key": "token-keys"}}
         self.assertEqual(self.env("tls")["SSE_TOKENS__KEYS"], reference)
@@ -327,5 +327,5 @@ class Secrets(Chart):
     def test_none_is_in_a_config_map_or_a_pod(self):
         for name in ("external", "extras", "tls"):
             public = json.dumps([o for o in self.objects[name] if o["kind"] != "Secret"])
-            for secret in ("p%40ss", "first-key", "letmein", "everywhere", "operators-token", "BEGIN PUBLIC KEY"):
+            for secret in ("p%40ss", "first-publish-key", "letmein", "key-for-everywhere", "operators-token", "BEGIN PUBLIC KEY"):
                 self.assertNotIn(secret, public)

@@ -11,8 +11,9 @@ use super::{Refusal, RefusalKind};
 
 /// Written before a digest in place of a key.
 const DIGEST_PREFIX: &str = "sha256:";
-/// Bytes of a key that nobody finds by trying, and less of which is worth a warning.
-const SHORT: usize = 8;
+/// Bytes that a key has at least where others can try: 16 random ones are found by nobody, and few names of rooms are as long,
+/// so that `$KEY news` without a KEY is not taken for a key either.
+pub const MIN_KEY_BYTES: usize = 16;
 /// The most bytes of a file with keys.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -37,6 +38,8 @@ struct PublishKey {
 #[derive(Clone, PartialEq, Eq)]
 struct KeyFile {
     path: String,
+    /// Bytes that each key in it has at least.
+    least: usize,
     /// As of the last time that it could be used.
     keys: Vec<PublishKey>,
     /// What stands in it since the last look: it counts if it stands there at the next one too, as it may be half written.
@@ -61,15 +64,16 @@ pub(super) enum Found {
 impl PublishKeys {
     /// Reads lines such as `KEY`, `KEY chat:* news` and `sha256:HEX chat:*`, where HEX is the SHA-256 digest of the key, and
     /// files with a line for each key, in which empty lines and those that begin with `#` are comments. A key that stands in
-    /// several lines may publish where any of them says.
+    /// several lines may publish where any of them says. A key that is not a digest has `least` bytes at least.
     ///
     /// # Errors
     /// A sentence that says what is wrong with which line or file, without the key.
-    pub fn read(lines: &[String], files: &[String]) -> Result<Self, String> {
+    pub fn read(lines: &[String], files: &[String], least: usize) -> Result<Self, String> {
         for (at, line) in lines.iter().enumerate() {
-            read_line(line).map_err(|reason| format!("publish.keys, key {}: {reason}", at + 1))?;
+            let read = read_line(line, least);
+            read.map_err(|reason| format!("publish.keys, key {}: {reason}", at + 1))?;
         }
-        let keys = Self::new(lines, files);
+        let keys = Self::new(lines, files, least);
         for KeyFile { path, fault, .. } in &keys.files {
             if let Some(fault) = fault {
                 return Err(format!("publish.key_files names `{path}`: {fault}"));
@@ -80,20 +84,21 @@ impl PublishKeys {
 
     /// The same without errors: what cannot be used is left out, and a file may come to be usable.
     #[must_use]
-    pub fn new(lines: &[String], files: &[String]) -> Self {
+    pub fn new(lines: &[String], files: &[String], least: usize) -> Self {
         let file = |path: &String| {
-            let (keys, fault) = match read_file(path) {
+            let (keys, fault) = match read_file(path, least) {
                 Ok(keys) => (keys, None),
                 Err(fault) => (Vec::new(), Some(fault)),
             };
             KeyFile {
                 path: path.clone(),
+                least,
                 keys,
                 next: None,
                 fault,
             }
         };
-        let lines = lines.iter().filter_map(|line| read_line(line).ok());
+        let lines = lines.iter().filter_map(|line| read_line(line, least).ok());
         Self {
             lines: lines.collect(),
             files: files.iter().map(file).collect(),
@@ -133,7 +138,7 @@ impl PublishKeys {
     pub(super) fn again(&self) -> Option<Self> {
         let mut now = self.clone();
         for file in &mut now.files {
-            match read_file(&file.path) {
+            match read_file(&file.path, file.least) {
                 Ok(keys) if keys == file.keys => (file.next, file.fault) = (None, None),
                 Ok(keys) if file.next.as_ref() == Some(&keys) => {
                     info!(file = file.path, "The publish keys of a file have changed.");
@@ -239,10 +244,10 @@ pub fn without_key(line: &str) -> String {
 #[must_use]
 pub fn is_short(line: &str) -> bool {
     let key = line.split_ascii_whitespace().next().unwrap_or_default();
-    key.len() < SHORT
+    key.len() < MIN_KEY_BYTES
 }
 
-fn read_file(path: &str) -> Result<Vec<PublishKey>, String> {
+fn read_file(path: &str, least: usize) -> Result<Vec<PublishKey>, String> {
     let cannot = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::InvalidData => "it is not text (UTF-8)".to_owned(),
         _ => format!("it cannot be read: {error}"),
@@ -251,10 +256,13 @@ fn read_file(path: &str) -> Result<Vec<PublishKey>, String> {
         return Err(format!("it has more than {MAX_FILE_BYTES} bytes"));
     }
     let text = std::fs::read_to_string(path).map_err(cannot)?;
-    let lines = text.lines().map(str::trim).enumerate();
+    let is_key = |line: &str| !line.is_empty() && !line.starts_with('#');
+    let lines = text.lines().enumerate();
     let keys: Vec<PublishKey> = lines
-        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .map(|(at, line)| read_line(line).map_err(|reason| format!("line {}: {reason}", at + 1)))
+        .filter(|(_, line)| is_key(line.trim()))
+        .map(|(at, line)| {
+            read_line(line, least).map_err(|reason| format!("line {}: {reason}", at + 1))
+        })
         .collect::<Result<_, _>>()?;
     // More likely half written than meant.
     if keys.is_empty() {
@@ -263,9 +271,14 @@ fn read_file(path: &str) -> Result<Vec<PublishKey>, String> {
     Ok(keys)
 }
 
-fn read_line(line: &str) -> Result<PublishKey, &'static str> {
+fn read_line(line: &str, least: usize) -> Result<PublishKey, &'static str> {
     let mut words = line.split_ascii_whitespace();
     let key = words.next().ok_or("it is empty")?;
+    if line.starts_with([' ', '\t']) {
+        return Err(
+            "it begins with a blank, as `$KEY news` does where KEY is not set: the key stands first in its line",
+        );
+    }
     if !key.bytes().all(|c| c.is_ascii_graphic()) {
         return Err("it is not printable ASCII");
     }
@@ -275,6 +288,12 @@ fn read_line(line: &str) -> Result<PublishKey, &'static str> {
         None if key.contains('*') => {
             return Err(
                 "its key has a `*`, like a pattern of rooms: the key must stand before them",
+            );
+        }
+        None if key.len() < least => {
+            return Err(
+                "its key has less than 16 bytes, and others can reach the node: whoever tries finds it, so take a long random one \
+                 (openssl rand -hex 32)",
             );
         }
         None => digest_of(key.as_bytes()),
@@ -327,7 +346,7 @@ mod tests {
 
     fn read(lines: &[&str]) -> Result<PublishKeys, String> {
         let lines: Vec<String> = lines.iter().map(|&line| line.to_owned()).collect();
-        PublishKeys::read(&lines, &[])
+        PublishKeys::read(&lines, &[], 0)
     }
 
     fn with(value: &'static str) -> HeaderMap {
@@ -404,6 +423,8 @@ mod tests {
             ),
             (&["good", "secret:*"], "key 2"),
             (&["secr*t news"], "key 1"),
+            (&["good", " secret"], "key 2"),
+            (&["\tsecret news"], "key 1"),
             // printf '' | sha256sum
             (
                 &["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"],
@@ -418,7 +439,29 @@ mod tests {
             assert!(!error.contains("secr"), "{error}");
         }
         assert_eq!(without_key("secret chat:* lobby"), "*** chat:* lobby");
-        assert!(is_short("secret7 chat:* lobby") && !is_short("secret-8"));
+        assert!(is_short("secret789012345 chat:* lobby") && !is_short("secret7890123456"));
+    }
+
+    #[test]
+    fn where_others_can_try_a_key_is_long() {
+        let read = |line: &str| PublishKeys::read(&[line.to_owned()], &[], MIN_KEY_BYTES);
+        let error = read("secret789012345 news").unwrap_err();
+        assert!(
+            error.contains("16 bytes") && !error.contains("secret"),
+            "{error}"
+        );
+        assert!(read("secret7890123456 news").is_ok());
+        // What it is of cannot be told.
+        let digest = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+        assert!(read(digest).is_ok());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keys").to_str().unwrap().to_owned();
+        std::fs::write(&path, "secret7890123456\n").unwrap();
+        let keys = PublishKeys::read(&[], std::slice::from_ref(&path), MIN_KEY_BYTES).unwrap();
+        for bad in ["secret\n", " news:of-the-last-century\n"] {
+            std::fs::write(&path, bad).unwrap();
+            assert_eq!(keys.again().unwrap().faults(), 1, "{bad}");
+        }
     }
 
     #[test]
@@ -426,12 +469,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keys").to_str().unwrap().to_owned();
         let files = [path.clone()];
-        assert!(PublishKeys::read(&[], &files).unwrap_err().contains(&path));
-        std::fs::write(&path, "# ours\n\n  one chat:*\r\nsha256:no\n").unwrap();
-        let error = PublishKeys::read(&[], &files).unwrap_err();
+        assert!(
+            PublishKeys::read(&[], &files, 0)
+                .unwrap_err()
+                .contains(&path)
+        );
+        std::fs::write(&path, "# ours\n\none chat:*\r\nsha256:no\n").unwrap();
+        let error = PublishKeys::read(&[], &files, 0).unwrap_err();
         assert!(error.contains("line 4"), "{error}");
-        std::fs::write(&path, "# ours\n\n  one chat:*\r\n").unwrap();
-        let first = PublishKeys::read(&["inline".to_owned()], &files).unwrap();
+        std::fs::write(&path, "  # ours\n \none chat:*\r\n").unwrap();
+        let first = PublishKeys::read(&["inline".to_owned()], &files, 0).unwrap();
         assert!(first.has_files() && first.again().is_none());
         let chat = RoomName::parse("chat:1").unwrap();
         let find = |keys: &PublishKeys, value| keys.find(&chat, &with(value));
@@ -444,12 +491,12 @@ mod tests {
             assert_eq!(find(&halfway, "Bearer tw"), Found::Other);
             assert_eq!(halfway.faults(), faults);
         }
-        let mut anew = PublishKeys::new(&["inline".to_owned()], &files);
+        let mut anew = PublishKeys::new(&["inline".to_owned()], &files, 0);
         assert_eq!(find(&anew, "Bearer one"), Found::Other);
         anew.inherit(&first);
         assert_eq!(find(&anew, "Bearer one"), Found::Key);
         std::fs::write(&path, "two").unwrap();
-        let mut anew = PublishKeys::new(&["inline".to_owned()], &files);
+        let mut anew = PublishKeys::new(&["inline".to_owned()], &files, 0);
         anew.inherit(&first);
         assert_eq!(find(&anew, "Bearer two"), Found::Other);
         assert_eq!(find(&anew.again().unwrap(), "Bearer two"), Found::Key);

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, values};
 use crate::auth::{
-    Carriers, Demands, ForwardConfig, JwksConfig, Mode, Policy, PublishKeys, Rules, TokensConfig,
+    Carriers, Demands, ForwardConfig, JwksConfig, MIN_KEY_BYTES, Mode, Policy, PublishKeys, Rules,
+    TokensConfig,
 };
 
 /// `[access]`: how permission is given, by room.
@@ -121,6 +122,16 @@ impl Config {
             || !self.forward.url.is_empty()
     }
 
+    /// Bytes that a publish key has at least. On loopback, where the first steps are made, it is a warning only; in development
+    /// mode nothing depends on keys.
+    pub(super) fn least_key_bytes(&self) -> usize {
+        if self.listen.ip().is_loopback() || self.dev_mode() {
+            0
+        } else {
+            MIN_KEY_BYTES
+        }
+    }
+
     /// Who may do what. Validation has refused rules that cannot be read.
     #[must_use]
     pub fn policy(&self) -> Policy {
@@ -134,7 +145,11 @@ impl Config {
             development: self.dev_mode(),
             subscribe,
             publish: rules(&self.access.publish),
-            keys: PublishKeys::new(&self.publish.keys, &self.publish.key_files),
+            keys: PublishKeys::new(
+                &self.publish.keys,
+                &self.publish.key_files,
+                self.least_key_bytes(),
+            ),
             forward: self.forward.config(),
         }
     }

@@ -376,7 +376,7 @@ fn development_mode_is_for_loopback_unless_asked_for() {
         assert_eq!(config.dev_mode(), name == "SSE_DEV");
     }
 
-    let keyed = dev(&["--publish-key", "a-long-key"]);
+    let keyed = dev(&["--publish-key", "a-key-that-is-long"]);
     assert!(!keyed.config.dev_mode(), "a configured key is looked at");
     for (warning, part) in keyed
         .warnings
@@ -475,16 +475,13 @@ fn durations_survive_writing_and_reading() {
 }
 
 #[test]
-fn a_short_key_is_a_warning() {
-    let loaded = from(
-        &["--dev"],
-        &[("SSE_PUBLISH__KEYS", "long-enough,short chat:*")],
-    )
-    .unwrap();
+fn a_short_key_is_a_warning_here_and_an_error_where_others_can_try() {
+    let keys = ("SSE_PUBLISH__KEYS", "long-enough-for-this,short chat:*");
+    let loaded = from(&["--dev"], &[keys]).unwrap();
     let about: Vec<_> = loaded
         .warnings
         .iter()
-        .filter(|line| line.contains("8 bytes"))
+        .filter(|line| line.contains("16 bytes"))
         .collect();
     assert!(
         about.len() == 1 && about[0].contains("key 2"),
@@ -492,4 +489,33 @@ fn a_short_key_is_a_warning() {
         loaded.warnings
     );
     assert!(!about[0].contains("short chat"));
+    let open = [keys, ("SSE_ACCESS__SUBSCRIBE", "* open")];
+    assert!(from(&[], &open).is_ok());
+    let error = from(&["--listen", "0.0.0.0:80"], &open).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("publish.keys, key 2") && !error.contains("short"),
+        "{error}"
+    );
+    // Where anyone may publish, keys are for nothing.
+    assert!(from(&["--listen", "0.0.0.0:80", "--dev"], &open).is_ok());
+}
+
+#[test]
+fn a_room_is_not_taken_for_a_key_that_is_not_there() {
+    let keys = |text| from(&[], &[("SSE_PUBLISH__KEYS", text)]);
+    // `$KEY news` and `$KEY news,$OTHER` without a KEY.
+    for text in [" news", " news,another-key"] {
+        let error = keys(text).unwrap_err().to_string();
+        assert!(
+            error.contains("publish.keys, key 1") && error.contains("KEY is not set"),
+            "{error}"
+        );
+    }
+    assert!(from(&["--publish-key", " news"], &[]).is_err());
+    assert!(from_file("publish.keys = [\"a-key\", \" news\"]", &[], &[]).is_err());
+    // Blanks behind commas and line ends are nobody's.
+    for text in ["one, two news", "one,\n  two\n", "\none"] {
+        assert!(keys(text).is_ok(), "{text:?}");
+    }
 }

@@ -49,7 +49,7 @@ pub fn validate(config: &Config) -> Result<Vec<String>, ConfigError> {
 /// The first one that cannot be used. It quotes nothing of it.
 pub fn check_files(config: &Config) -> Result<(), ConfigError> {
     let files = &config.publish.key_files;
-    PublishKeys::read(&[], files).map_err(ConfigError::Rule)?;
+    PublishKeys::read(&[], files, config.least_key_bytes()).map_err(ConfigError::Rule)?;
     tokens::check_files(&config.tokens)
 }
 
@@ -80,7 +80,8 @@ fn names(config: &Config) -> Result<(), ConfigError> {
         },
     )?;
     let publish = &config.publish;
-    PublishKeys::read(&publish.keys, &[]).map_err(ConfigError::Rule)?;
+    let least = config.least_key_bytes();
+    PublishKeys::read(&publish.keys, &[], least).map_err(ConfigError::Rule)?;
     let path = &config.http.path_prefix;
     let segment = |part: &str| {
         !matches!(part, "" | "." | "..")

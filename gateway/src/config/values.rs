@@ -169,31 +169,40 @@ pub(super) mod switch {
 /// An array of strings, or (from the environment) one string with commas. Blanks around items and
 /// empty items are dropped.
 pub(super) fn list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
-    struct List;
+    from.deserialize_any(List { keep_first: false })
+}
 
-    impl<'de> Visitor<'de> for List {
-        type Value = Vec<String>;
+/// The same for publish keys: a blank before the first stays, as it shows that a variable was empty (`$KEY news`).
+pub(super) fn key_list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    from.deserialize_any(List { keep_first: true })
+}
 
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an array of strings")
-        }
+struct List {
+    /// The blanks before the first item stay.
+    keep_first: bool,
+}
 
-        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-            let items = text
-                .split(',')
-                .map(str::trim)
-                .filter(|item| !item.is_empty());
-            Ok(items.map(str::to_owned).collect())
-        }
+impl<'de> Visitor<'de> for List {
+    type Value = Vec<String>;
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
-            let mut list = Vec::new();
-            while let Some(item) = items.next_element()? {
-                list.push(item);
-            }
-            Ok(list)
-        }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of strings")
     }
 
-    from.deserialize_any(List)
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        let items = text.split(',').enumerate().map(|(at, item)| match at {
+            0 if self.keep_first => item.trim_end(),
+            _ => item.trim(),
+        });
+        let items = items.filter(|item| !item.is_empty());
+        Ok(items.map(str::to_owned).collect())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(list)
+    }
 }

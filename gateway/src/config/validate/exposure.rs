@@ -1,7 +1,7 @@
 //! Who may read and write, and what that means for an address that others reach.
 
 use super::{Config, ConfigError, rule};
-use crate::auth::{Mode, is_short};
+use crate::auth::{MIN_KEY_BYTES, Mode, is_short};
 use crate::config::access::read_rule;
 use crate::config::print::hide_query;
 
@@ -125,7 +125,7 @@ fn warnings(config: &Config) -> Vec<String> {
         .filter(|(_, line)| is_short(line))
     {
         warnings.push(format!(
-            "publish.keys, key {} has less than 8 bytes: whoever tries finds it, so take a long random one (openssl rand -hex 32)",
+            "publish.keys, key {} has less than {MIN_KEY_BYTES} bytes: whoever tries finds it, so take a long random one (openssl rand -hex 32)",
             at + 1
         ));
     }

@@ -32,7 +32,7 @@ Examples:
 
 Every run checks what each client received. Exit codes:
   0   every client got every event once and in order
-  1   events were lost, repeated, reordered or garbled, or clients were turned away for good
+  1   events were lost, repeated, reordered or garbled, clients were turned away for good, or no event was accepted
   2   the run could not take place: the server, Redis or a program is not there
   64  bad usage";
 
@@ -84,7 +84,7 @@ pub struct LoadArgs {
     /// PEM certificates that sign those of the gateways, or are theirs, for https:// [default: the ones of the system]
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
-    /// Event streams to hold open
+    /// Event streams to hold open; 0 only publishes
     #[arg(long, short = 'c', default_value_t = 1_000)]
     pub connections: u64,
     /// Rooms; events go to each in turn

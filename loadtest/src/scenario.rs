@@ -189,9 +189,9 @@ fn setup(args: &LoadArgs, tick_ms: u64) -> Result<Setup, ScenarioError> {
             ScenarioError::Usage(format!("{} cannot be read: {error}", file.display()))
         })?),
     };
-    if args.connections == 0 || args.rooms == 0 {
+    if args.rooms == 0 {
         return Err(ScenarioError::Usage(
-            "at least one connection and one room are needed".to_owned(),
+            "at least one room is needed".to_owned(),
         ));
     }
     if args.http2.is_some() && (args.stalled, args.slow) != (Share::Count(0), Share::Count(0)) {

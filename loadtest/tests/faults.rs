@@ -18,8 +18,12 @@ fn run_with(fault: Fault, more: &[&str]) -> (i32, Report) {
 }
 
 fn run_at(url: &str, more: &[&str]) -> (i32, Report) {
+    run_clients("8", url, more)
+}
+
+fn run_clients(clients: &str, url: &str, more: &[&str]) -> (i32, Report) {
     let output = Command::new(env!("CARGO_BIN_EXE_sse-loadtest"))
-        .args(["run", "--url", url, "--connections", "8", "--rooms", "2"])
+        .args(["run", "--url", url, "-c", clients, "--rooms", "2"])
         .args([
             "--rate",
             "40",
@@ -238,6 +242,22 @@ fn clients_and_publishers_speak_tls() {
     assert_eq!((code, report.checking.lost), (1, 1));
     let (code, report) = secure(Fault::BreakChunk(5));
     assert_eq!((code, report.checking.garbled), (1, 1));
+}
+
+#[test]
+fn publishing_that_is_refused_is_no_success() {
+    let (code, report) = run(Fault::RefusePublish);
+    assert_eq!(code, 1, "{:?}", report.publishing);
+    assert!(report.checking.is_clean() && report.publishing.is_in_vain());
+    assert_eq!(report.publishing.failed, report.publishing.offered);
+    for (fault, code) in [(Fault::None, 0), (Fault::RefusePublish, 1)] {
+        // Without clients.
+        let server = Server::start(fault);
+        let (found, report) = run_clients("0", &format!("http://{}", server.address()), &[]);
+        assert_eq!(found, code, "{:?}", report.publishing);
+        assert_eq!(report.connecting.opened, 0);
+        assert_eq!(report.publishing.is_in_vain(), code == 1);
+    }
 }
 
 #[test]

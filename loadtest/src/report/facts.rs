@@ -54,9 +54,30 @@ pub struct Verdict {
 /// Whether all went well, in a few words that name every kind of fault.
 pub fn verdict(report: &Report) -> Verdict {
     let checking = &report.checking;
-    let good = checking.is_clean() && report.delivering.expected > 0;
-    let text = if good {
+    let published = &report.publishing;
+    // Without clients there is nothing to check but that events are taken.
+    let only_published = report.connecting.wanted == 0 && published.accepted > 0;
+    let good = checking.is_clean()
+        && if only_published {
+            published.accepted == published.offered
+        } else {
+            report.delivering.expected > 0
+        };
+    let text = if good && only_published {
+        "Published: every event was accepted".to_owned()
+    } else if good {
         "Clean: every delivery came once, in order, as published".to_owned()
+    } else if published.is_in_vain() {
+        format!(
+            "Nothing published: none of {} events was accepted",
+            count(published.offered)
+        )
+    } else if checking.is_clean() && only_published {
+        format!(
+            "Published in part: {} of {} events were accepted",
+            count(published.accepted),
+            count(published.offered)
+        )
     } else if checking.is_clean() {
         "Nothing checked: no delivery was expected".to_owned()
     } else {

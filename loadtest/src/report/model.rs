@@ -74,6 +74,14 @@ pub struct Publishing {
     pub confirm: Quantiles,
 }
 
+impl Publishing {
+    /// Whether events were due, and not one was accepted.
+    #[must_use]
+    pub fn is_in_vain(&self) -> bool {
+        self.offered > 0 && self.accepted == 0
+    }
+}
+
 /// What arrived.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Delivering {

@@ -28,6 +28,8 @@ pub enum Fault {
     NotAStream,
     /// Every publish is answered after 100 ms.
     SlowPublish,
+    /// Every publish is answered 401.
+    RefusePublish,
     /// Who does not say `token-N` in room N gets 401.
     Tokens,
 }
@@ -75,6 +77,12 @@ fn serve(mut stream: TcpStream, fault: Fault, state: &Mutex<State>) {
             if head.starts_with("POST") {
                 if fault == Fault::SlowPublish {
                     std::thread::sleep(Duration::from_millis(100));
+                }
+                if fault == Fault::RefusePublish {
+                    let _ = stream
+                        .write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}");
+                    bytes.drain(..length);
+                    continue;
                 }
                 let body = body.to_vec();
                 publish(&mut state.lock().unwrap(), fault, &room, &body);

@@ -190,7 +190,9 @@ class Notes(unittest.TestCase):
         text = notes(CHART / "ci/tls-values.yaml")
         self.assertIn('curl -k -N -H "Authorization: Bearer $TOKEN" https://127.0.0.1:8080/rooms/demo/events', text)
         self.assertIn("https://127.0.0.1:9080/metrics", text)
-        # Its programs speak no TLS.
-        self.assertNotIn("helm --namespace", text)
+        self.assertIn("helm --namespace apps test events", text)
+        # Its program does not speak the PROXY protocol.
+        proxied = "config.http.proxy_protocol=true,config.http.trusted_proxies={10.0.0.0/8}"
+        self.assertNotIn("helm --namespace", notes(CHART / "ci/embedded-values.yaml", sets=proxied))
         text = notes(CHART / "ci/embedded-values.yaml", sets="config.dev=true,config.access=null")
         self.assertEqual(text.count("every room: anyone (config.dev)"), 2)

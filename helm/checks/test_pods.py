@@ -147,16 +147,29 @@ class Extras(Chart):
         self.assertEqual(pod["metadata"]["annotations"]["helm.sh/hook"], "test")
         container = pod["spec"]["containers"][0]
         self.assertEqual(container["image"], self.gateway("traefik")["image"])
-        self.assertIn("http://events-sse-gateway:80/live", container["args"])
+        self.assertIn("--url=http://events-sse-gateway:80/live", container["args"])
         self.assertEqual(
             container["env"][0]["valueFrom"], {"secretKeyRef": {"name": "events-sse-gateway", "key": "publish-key"}}
         )
 
     def test_of_helm_tries_what_it_may(self):
         container = self.find("test-elsewhere", "Pod")["spec"]["containers"][0]
-        self.assertEqual(container["command"], ["sse-publish"])
-        self.assertEqual(container["args"][:3], ["helm-test", "--url", "http://events-sse-gateway:80"])
+        self.assertEqual(container["command"], ["sse-loadtest"])
+        self.assertIn("--url=http://events-sse-gateway:80", container["args"])
+        self.assertIn("--connections=0", container["args"])
         self.assertEqual(container["env"][0]["name"], "SSE_PUBLISH_KEY")
-        self.assertEqual(self.find("embedded", "Pod")["spec"]["containers"][0]["command"], ["sse-loadtest"])
-        for name in ("tls", "tokens", "config", "test-by-hash"):
+        self.assertIn("--connections=10", self.find("embedded", "Pod")["spec"]["containers"][0]["args"])
+        for name in ("tokens", "config", "test-by-hash"):
             self.assertNotIn("Pod", self.kinds(name), name)
+
+    def test_of_helm_with_tls(self):
+        pod = self.find("tls", "Pod")["spec"]
+        container = pod["containers"][0]
+        self.assertLessEqual(
+            {"--url=https://events-sse-gateway:443", "--ca-file=/certificate/tls.crt", "--connections=0"},
+            set(container["args"]),
+        )
+        self.assertEqual([m["mountPath"] for m in container["volumeMounts"]], ["/certificate"])
+        secret = {"secretName": "events-tls", "items": [{"key": "tls.crt", "path": "tls.crt"}]}
+        self.assertEqual(pod["volumes"], [{"name": "certificate", "secret": secret}])
+        self.assertNotIn("volumes", self.find("embedded", "Pod")["spec"])

@@ -47,13 +47,13 @@ every {{ if dig "access" (index . 1) list $root.Values.config }}other {{ end }}r
 {{- with concat $all $plain }}{{ first . | splitList " " | first }}{{ end -}}
 {{- end -}}
 
-{{- /* What `helm test` can try: `streams` and publishing, to `publish` only, or nothing. Its programs speak plain HTTP, and
-without the PROXY protocol. It reads rooms (load-…) that anyone may read, and publishes with a key. */}}
+{{- /* What `helm test` can try: `streams` and publishing, to `publish` only, or nothing. Its program does not speak the PROXY
+protocol. It reads rooms (load-…) that anyone may read, and publishes with a key. */}}
 {{- define "sse-gateway.test" -}}
 {{- $publish := .Values.publish -}}
 {{- $key := or $publish.existingSecretTestKey (and $publish.existingSecret (not $publish.existingSecretFiles)) -}}
 {{- if not $publish.existingSecret }}{{ $key = or (not $publish.keys) (include "sse-gateway.plainKey" .) }}{{ end -}}
-{{- if and $key (not .Values.tls.existingSecret) (not (dig "http" "proxy_protocol" false .Values.config)) -}}
+{{- if and $key (not (dig "http" "proxy_protocol" false .Values.config)) -}}
 {{- ternary "streams" "publish" (eq (include "sse-gateway.mode" (list . "subscribe" "load-0")) "open") -}}
 {{- end -}}
 {{- end -}}

@@ -77,6 +77,7 @@ impl World {
             gone: 0,
             longest_gap: Duration::ZERO,
             slowest_after: Duration::ZERO,
+            slowest: String::new(),
             churn: 0.0,
             problems: Vec::new(),
         };
@@ -208,7 +209,15 @@ fn check_room(
         for (event, acked_at) in book.acked.values().filter(|(_, at)| *at >= healed) {
             if let Some((_, at)) = view.received.get(event) {
                 let delay = at.saturating_duration_since(*acked_at);
-                line.slowest_after = line.slowest_after.max(delay);
+                if delay > line.slowest_after {
+                    line.slowest_after = delay;
+                    line.slowest = format!(
+                        "{who}: event {event}, as {:?}, on connection {}; resets: {:?}",
+                        book.ids.get(event),
+                        watcher.client.summary(),
+                        view.resets
+                    );
+                }
             }
         }
         drop(view);

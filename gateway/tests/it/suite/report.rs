@@ -25,6 +25,8 @@ pub struct Line {
     pub longest_gap: Duration,
     /// The slowest delivery of an event that was acknowledged after Redis answered again.
     pub slowest_after: Duration,
+    /// Whose and which that was.
+    pub slowest: String,
     /// Streams that came and went in a second, from the fault to the end of the check.
     pub churn: f64,
     pub problems: Vec<String>,

@@ -17,6 +17,9 @@ use super::report::{self, Line};
 use super::view::View;
 use crate::support::{Client, Gateway, Setup};
 
+/// A delivery that takes longer is told of in detail.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// How much there is of everything.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
@@ -319,6 +322,9 @@ impl World {
             line.churn,
             begin.elapsed().as_millis(),
         );
+        if line.slowest_after > SLOW {
+            println!("  slowest: {}", line.slowest);
+        }
         for problem in line.problems.iter().take(20) {
             println!("  {problem}");
         }

@@ -128,10 +128,13 @@ impl Gateway {
     fn lost(&self, error: &(dyn Error + 'static), sent: bool) -> Lost {
         let shows = self.tls.as_ref().is_some_and(|tls| tls.cert.is_some());
         let Some(error) = tls_error(error) else {
-            return Lost {
-                sent,
-                reason: root(error),
+            let reason = match &self.tls {
+                None if is_no_http(error) => {
+                    "it is no HTTP: write https://, if this is its port with TLS".to_owned()
+                }
+                _ => root(error),
             };
+            return Lost { sent, reason };
         };
         Lost {
             // By TLS 1.3 a client hears of its own certificate after its first request, which nobody reads then.
@@ -169,6 +172,13 @@ fn client(
         connector.enforce_https();
     }
     Ok(Client::builder(TokioExecutor::new()).build(connector))
+}
+
+/// Whether what came is no HTTP.
+fn is_no_http(error: &(dyn Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source())
+        .filter_map(|error| error.downcast_ref::<hyper::Error>())
+        .any(hyper::Error::is_parse)
 }
 
 /// Whether the server ended the handshake.
@@ -222,9 +232,6 @@ fn explain(error: &rustls::Error, shows: bool) -> String {
 
 /// The innermost cause: what says most.
 fn root(error: &(dyn Error + 'static)) -> String {
-    let mut cause = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    cause.to_string()
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.last().unwrap_or(error).to_string()
 }

@@ -295,3 +295,13 @@ fn a_gateway_without_tls_is_told_from_one_that_is_away() {
         refused(&run, 69, "does not speak TLS there: write http://");
     }
 }
+
+#[test]
+fn a_port_with_tls_is_told_from_a_gateway_without() {
+    let certificates = Certificates::new();
+    let (url, heads) = gateway(config(&certificates, "server", false, TLS13));
+    for run in both(&url.replace("https", "http"), &[]) {
+        refused(&run, 69, "write https://");
+    }
+    assert_eq!(heads.try_iter().count(), 0);
+}

@@ -2,31 +2,27 @@
 //!
 //! A room has one reader. It reads from the oldest position that somebody waits at, and whoever
 //! waits inside of the page is served from it, so that a herd costs what its bytes cost, not what
-//! its positions do. A page is encoded once, like a room log; a subscriber in it costs a cursor.
-//!
-//! Invariant: pages are bounded by number and bytes. When one has to go, those who are still in it
-//! keep the rest of the event that they are in the middle of, and ask again.
+//! its positions do. A page is encoded once, like a room log; a subscriber in it costs a cursor (`catchup/page.rs`).
 //!
 //! Invariant: nobody goes from a page to the log unless both are of one stream. For a moment after a failover they are
 //! not: one of them came from the old primary, the other one from the new one. Who comes then waits.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use protocol::EventId;
 
-use super::log::{Place, RoomLog};
-use super::resume::{Verdict, judge};
+use super::log::Place;
+use super::resume::Verdict;
 use super::state::{Purpose, Read, State};
 use super::subscriber::{Handle, PageCursor, Source};
 use super::{History, HistoryError, HistoryQuery, Position, ResetReason};
 
+mod page;
+
+pub(super) use page::Page;
+
 /// Pages that one shard reads at a time: bounds the memory of answers.
 const PAGES_AT_ONCE: usize = 32;
-/// Pages that one shard keeps.
-const PAGES_KEPT: usize = 64;
-/// The part of the shard's log memory that pages may take.
-const PAGES_SHARE: usize = 4;
 /// How long a page is kept that nobody is in: a herd comes over some time.
 const KEPT_TICKS: u16 = 20;
 /// Ticks for which somebody waits at a position of a lost branch, while the node may still hear the old primary: 2 s, until
@@ -60,60 +56,6 @@ impl Reader {
         self.fresh = fresh.iter().filter(|handle| is_here(handle)).count();
         self.waiting.retain(&is_here);
         self.arriving.retain(&is_here);
-    }
-}
-
-/// A page of a room's history.
-pub(super) struct Page {
-    room: usize,
-    log: Rc<RoomLog>,
-    /// The ids in it, and what each names as the one before.
-    links: Vec<(EventId, Option<EventId>)>,
-    /// What the read said besides the items.
-    facts: History,
-    /// The stream ended below what the log had when the read began: a failover has lost the rest of it.
-    is_below: bool,
-    /// When it came, or later, it was not of the stream that the room log is of, as far as could be seen.
-    is_astray: bool,
-    used: u32,
-}
-
-impl Page {
-    /// Whether the page can answer for a position. What is said of positions after its last entry
-    /// holds only for those who came before it was read (`fresh`): there may be more by now.
-    fn answers(&self, after: EventId, proved: bool, fresh: bool) -> bool {
-        if after < self.log.floor() {
-            return false;
-        }
-        let known = if proved {
-            after < self.log.head()
-        } else {
-            self.links.last().is_some_and(|(last, _)| after <= *last) || after == self.facts.last_id
-        };
-        known || (fresh && !self.facts.more)
-    }
-
-    /// Whether what it says and the log are of one stream: one of them ends with what the other one has. A page with
-    /// more after it may not reach so far.
-    fn agrees(&self, log: &RoomLog) -> bool {
-        let (head, last) = (log.head(), self.facts.last_id);
-        let has_head = head == last
-            || (head == self.log.floor() && self.facts.anchor_found)
-            || self
-                .links
-                .binary_search_by_key(&head, |(id, _)| *id)
-                .is_ok();
-        has_head || (last != EventId::ZERO && matches!(log.locate(last), Place::At(_)))
-    }
-
-    fn judge(&self, after: EventId) -> Verdict {
-        let at = self.links.partition_point(|(id, _)| *id <= after);
-        let inside = at
-            .checked_sub(1)
-            .is_some_and(|at| self.links[at].0 == after);
-        let first = after == self.log.floor() && self.facts.anchor_found;
-        let next = self.links.get(at).and_then(|(_, prev)| *prev);
-        judge(after, inside || first, next, &self.facts)
     }
 }
 
@@ -404,60 +346,9 @@ impl State {
         self.want_page(room_key);
     }
 
-    fn keep_page(&mut self, room: usize, after: EventId, history: &History) {
-        let mut log = RoomLog::new(after);
-        let mut links = Vec::with_capacity(history.items.len());
-        for item in &history.items {
-            log.append(item, &*self.encoder);
-            links.extend(item.id().map(|id| (id, item.prev())));
-        }
-        if !history.more {
-            // Nothing else is there up to the last generated id, even if its entry was deleted.
-            log.reach(history.last_id);
-        }
-        log.shrink();
-        self.page_bytes += log.memory();
-        let facts = History {
-            items: Vec::new(),
-            ..*history
-        };
-        let used = self.now();
-        self.pages.push_back(Page {
-            room,
-            log: Rc::new(log),
-            links,
-            facts,
-            is_below: history.last_id < self.rooms[room].reader.head,
-            is_astray: false,
-            used,
-        });
-        let most = self.config.log_memory / PAGES_SHARE;
-        while self.pages.len() > 1 && (self.pages.len() > PAGES_KEPT || self.page_bytes > most) {
-            self.drop_page(0);
-        }
-    }
-
-    /// Drops a page; those who are still in it fall out.
-    fn drop_page(&mut self, at: usize) {
-        let Some(page) = self.pages.remove(at) else {
-            return;
-        };
-        self.page_bytes -= page.log.memory();
-        let Some(room) = self.rooms.get(page.room) else {
-            return;
-        };
-        if Rc::strong_count(&page.log) > 1 {
-            for &key in &room.members {
-                self.subscribers[key as usize].leave_page(&page.log);
-            }
-        }
-    }
-
     /// The room's history is another one now, or the room is gone: nothing read before counts.
     pub(super) fn forget_pages(&mut self, room_key: usize) {
-        while let Some(at) = self.pages.iter().position(|page| page.room == room_key) {
-            self.drop_page(at);
-        }
+        self.drop_pages_of(room_key);
         let Some(room) = self.rooms.get_mut(room_key) else {
             return;
         };
@@ -479,13 +370,7 @@ impl State {
                 self.want_page(room_key);
             }
         }
-        let now = self.now();
-        let unused = |page: &Page| {
-            Rc::strong_count(&page.log) == 1 && now.wrapping_sub(page.used) > u32::from(KEPT_TICKS)
-        };
-        while let Some(at) = self.pages.iter().position(unused) {
-            self.drop_page(at);
-        }
+        self.drop_unused_pages();
     }
 
     /// Asks again for a page that could not be read.

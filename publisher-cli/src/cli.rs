@@ -177,7 +177,7 @@ pub struct Publish {
     /// Where Redis is.
     #[command(flatten)]
     pub server: Server,
-    /// Publish through a gateway at this address, such as https://events.example.com or http://127.0.0.1:8080, instead of Redis
+    /// Publish through a gateway at this address, such as http://127.0.0.1:8080 or https://gateway:8443, instead of Redis
     #[arg(long, value_name = "URL", conflicts_with_all = ["redis", "prefix", "redis_password_file", "redis_ca_file", "redis_cert_file", "redis_key_file", "sentinel_user", "sentinel_password_file"])]
     pub url: Option<String>,
     /// Key that may publish through the gateway

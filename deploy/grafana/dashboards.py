@@ -65,6 +65,8 @@ NODE = [
     ("HTTP requests", "ops", "Streams are counted when they open.", [(rate("sse_gateway_http_requests_total", by="route, status"), "{{route}} {{status}}")]),
     ("HTTP times", "s", "99 of 100 are answered by then; streams are not among them.", [(quantile(0.99, "sse_gateway_http_request_seconds", "le, route"), "{{route}}")]),
     ("Connections", "ops", "Accepted.", [(rate("sse_gateway_http_connections_accepted_total", by="instance"), "{{instance}}")]),
+    ("Connections that are no streams", "none", "Open now: publishers, proxies, HTTP/2, and who has not asked yet.", [(total("sse_gateway_http_connections_accepted_total", "instance") + " - " + total("sse_gateway_http_connections_ended_total", "instance"), "{{instance}}")]),
+    ("Connections without a request", "ops", "Closed before it, by why: no PROXY header that can be read, or a TLS handshake that failed.", [(rate("sse_gateway_http_connections_dropped_total", by="instance, reason"), "{{instance}} {{reason}}")]),
 ]
 REDIS = [
     ("Events flow", "none", "1 while they do.", [(total("sse_gateway_redis_up", "instance"), "{{instance}}")]),
@@ -86,7 +88,10 @@ ACCESS = [
     ("Keys for tokens", "none", "From settings, files and tokens.jwks_url.", [(total("sse_gateway_token_keys", "instance"), "{{instance}}")]),
     ("Fetches of the key set", "ops", "tokens.jwks_url, by outcome.", [(rate("sse_gateway_jwks_fetches_total", by="instance, outcome"), "{{instance}} {{outcome}}")]),
     ("Age of the key set", "s", "Since it was last fetched; 0 where it never was.", [(f"(time() - sse_gateway_jwks_updated_timestamp_seconds{{{INSTANCES}}}) * (sse_gateway_jwks_updated_timestamp_seconds{{{INSTANCES}}} > bool 0)", "{{instance}}")]),
-    ("Key files that cannot be used", "none", "Within the last hour.", [(f"sum by (instance) (increase(sse_gateway_token_key_file_errors_total{{{INSTANCES}}}[1h]))", "{{instance}}")]),
+    ("Key files that cannot be used", "none", "For tokens: times within the last hour; publish.key_files: now.", [(f"sum by (instance) (increase(sse_gateway_token_key_file_errors_total{{{INSTANCES}}}[1h]))", "tokens, {{instance}}"), (total("sse_gateway_publish_key_files_unusable", "instance"), "publish, {{instance}}")]),
+    ("Disconnects that were forgotten", "none", "Within the last hour; tokens from before them may count again.", [(f"sum by (instance) (increase(sse_gateway_disconnects_forgotten_total{{{INSTANCES}}}[1h]))", "{{instance}}")]),
+    ("Certificates end in", "s", "0 where a listener has none, and where it has ended.", [(f"(sse_gateway_tls_certificate_expires_timestamp_seconds{{{INSTANCES}}} - time()) * (sse_gateway_tls_certificate_expires_timestamp_seconds{{{INSTANCES}}} > bool time())", "{{instance}} {{listener}}")]),
+    ("Certificates that cannot be used", "ops", "Tries to read one again that was replaced; the last one is shown meanwhile.", [(rate("sse_gateway_tls_certificate_failures_total", by="instance, listener"), "{{instance}} {{listener}}")]),
     ("The backend's answers", "ops", "forward.url, by what became of the question.", [(rate("sse_gateway_forward_requests_total", by="outcome"), "{{outcome}}")]),
     ("The backend's times", "s", "Waiting for a turn not included.", quantiles("sse_gateway_forward_seconds")),
     ("Requests to the backend under way", "none", "At most forward.max_requests for each node.", [(total("sse_gateway_forward_sent_total", "instance") + " - " + total("sse_gateway_forward_ended_total", "instance"), "{{instance}}")]),

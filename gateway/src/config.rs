@@ -335,6 +335,8 @@ pub struct Limits {
     pub opens_per_second: u32,
     /// Events that one publisher publishes over HTTP in a second; 0 for no limit.
     pub publishes_per_second: u32,
+    /// Times that the same request of one client is refused in a second; 0 for no limit.
+    pub refusals_per_second: u32,
     /// Rooms of each shard; 0 for no limit.
     pub rooms: usize,
 }

@@ -59,6 +59,7 @@ const LIVE: &[&str] = &[
     "limits.streams_per_room",
     "limits.opens_per_second",
     "limits.publishes_per_second",
+    "limits.refusals_per_second",
 ];
 
 impl Reload {

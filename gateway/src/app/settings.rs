@@ -176,7 +176,11 @@ pub(super) fn publish_rules(config: &Config) -> PublishRules {
 
 pub(super) fn set_rates(rates: &Rates, config: &Config) {
     let limits = &config.limits;
-    rates.set(limits.opens_per_second, limits.publishes_per_second);
+    rates.set(
+        limits.opens_per_second,
+        limits.publishes_per_second,
+        limits.refusals_per_second,
+    );
 }
 
 pub(super) fn gate_rules(config: &Config) -> GateRules {

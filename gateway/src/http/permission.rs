@@ -9,22 +9,29 @@ use super::error::Failure;
 use super::peer::Peer;
 use crate::auth::{Action, Asked, Grant, Refusal, RefusalKind, Verdict};
 
-/// Decides on a request in a room.
+/// Decides on a request in a room, unless the very same was refused again and again just now.
+///
+/// # Errors
+/// 429 for that: the answer would be the same, so that it ends a browser no more than the 401 or 403 before it.
 pub(super) async fn decide(
     site: &Site,
     peer: &Peer,
     parts: &Parts,
     room: &RoomName,
     action: Action,
-) -> Verdict {
-    let verdict = site
-        .auth
-        .decide(&asked(site, peer, parts, room, action))
-        .await;
+) -> Result<Verdict, Failure> {
+    let asked = asked(site, peer, parts, room, action);
+    let rates = &site.config.rates;
+    rates.ask(&asked).map_err(|wait| {
+        site.metrics.refused(action, "too_often");
+        Failure::too_often("limits.refusals_per_second", wait)
+    })?;
+    let verdict = site.auth.decide(&asked).await;
     if let Verdict::Refused(refusal) = &verdict {
         site.metrics.refused(action, refusal.label);
+        rates.refuse(&asked);
     }
-    verdict
+    Ok(verdict)
 }
 
 fn asked<'a>(
@@ -64,7 +71,10 @@ pub(super) async fn require_publisher(
     }
     let answer = require(site, peer, parts, room, Action::Publish).await;
     if let Err(failure) = &answer
-        && failure.status.is_client_error()
+        && matches!(
+            failure.status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        )
     {
         rates.refused(asked.client);
     }
@@ -74,7 +84,7 @@ pub(super) async fn require_publisher(
 /// The same for what is no stream: who cannot be decided on is answered 503.
 ///
 /// # Errors
-/// 401, 403 or 503.
+/// 401, 403, 429 or 503.
 pub(super) async fn require(
     site: &Site,
     peer: &Peer,
@@ -82,7 +92,7 @@ pub(super) async fn require(
     room: &RoomName,
     action: Action,
 ) -> Result<Grant, Failure> {
-    granted(decide(site, peer, parts, room, action).await)
+    granted(decide(site, peer, parts, room, action).await?)
 }
 
 /// Looks again at a permission to publish, once the body is there.

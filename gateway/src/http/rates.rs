@@ -15,16 +15,20 @@ use governor::{Quota, RateLimiter};
 use http::{HeaderMap, header};
 use quick_cache::sync::Cache;
 
-use crate::auth::{By, Grant, bearer};
+use crate::auth::{Asked, By, Grant, bearer};
 use crate::hub::Household;
 use crate::live::Live;
+
+mod refusals;
+
+use refusals::Refusals;
 
 /// Seconds' worth that may come at once.
 const BURST: u32 = 10;
 /// Between looks for those who have their whole burst again: with those who have not, all that memory holds.
 const LOOK: u32 = 4096;
 
-/// The most addresses that are remembered as refused too often.
+/// The most addresses, and the most requests, that are remembered as refused too often.
 const HELD: usize = 1 << 12;
 
 /// The rates of a node. Cloning shares them.
@@ -34,6 +38,7 @@ pub struct Rates {
     publishes: Arc<Rate<Publisher>>,
     /// Who was refused too often, and when it may ask again.
     held: Arc<Held>,
+    refusals: Arc<Refusals>,
     hasher: RandomState,
 }
 
@@ -60,9 +65,23 @@ enum Publisher {
 
 impl Rates {
     /// In a second; 0 for no limit. Who was counted is counted anew where the number changes.
-    pub fn set(&self, opens: u32, publishes: u32) {
+    pub fn set(&self, opens: u32, publishes: u32, refusals: u32) {
         self.opens.set(opens);
         self.publishes.set(publishes);
+        self.refusals.set(refusals);
+    }
+
+    /// Before any decision.
+    ///
+    /// # Errors
+    /// The very same was refused too often: how long to wait.
+    pub(super) fn ask(&self, asked: &Asked<'_>) -> Result<(), Duration> {
+        self.refusals.check(asked)
+    }
+
+    /// What was asked was refused.
+    pub(super) fn refuse(&self, asked: &Asked<'_>) {
+        self.refusals.count(asked);
     }
 
     /// A client opens a stream, or reads what is stored.
@@ -222,7 +241,7 @@ mod tests {
     #[test]
     fn a_publisher_is_a_user_a_key_or_an_address() {
         let rates = Rates::default();
-        rates.set(0, 1);
+        rates.set(0, 1, 0);
         let headers = |key: &'static str| {
             [(header::AUTHORIZATION, http::HeaderValue::from_static(key))]
                 .into_iter()

@@ -88,7 +88,7 @@ where
                 } else if site.config.rates.open(client).is_err() {
                     (Some(Limit::Rate), None)
                 } else {
-                    match permission::decide(site, peer, parts, &room, Action::Subscribe).await {
+                    match permission::decide(site, peer, parts, &room, Action::Subscribe).await? {
                         Verdict::Allowed(grant) => (None, Some(grant)),
                         Verdict::Refused(refusal) => return Err(refusal.into()),
                         Verdict::Away(_) => (Some(Limit::Permission), None),

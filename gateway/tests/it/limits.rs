@@ -446,6 +446,67 @@ async fn who_is_refused_again_and_again_is_not_decided_on_and_keys_pass() {
     assert_eq!(post("right-key").await.status, 201);
 }
 
+/// Asks for what is stored in a room.
+async fn ask(address: std::net::SocketAddr, authorization: &str) -> Response {
+    let headers = [
+        ("Accept", "application/json"),
+        ("Authorization", authorization),
+    ];
+    http::request(address, "GET", "/rooms/demo/events", &headers, b"").await
+}
+
+/// Shows a token that has ended until the answer is another one than 401, and gives it with the number of those.
+async fn until_too_often(address: std::net::SocketAddr) -> (usize, Response) {
+    let ended = bearer_of("ann", now() - 7200);
+    for refused in 0..10_000 {
+        let answer = ask(address, &ended).await;
+        if answer.status != 401 {
+            return (refused, answer);
+        }
+    }
+    panic!("never too often");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_the_very_same_again_and_again_waits_and_nobody_else_does() {
+    let setup = with_tokens(Setup::memory()).set("limits.refusals_per_second", "1");
+    let gateway = setup.start().await;
+    let (refused, answer) = until_too_often(gateway.address).await;
+    assert_too_often(refused, &answer);
+    // The others behind this address, with tokens that count and with those that do not.
+    for at in 0..50 {
+        let other = bearer_of("bob", now() - 7200 - at);
+        assert_eq!(ask(gateway.address, &other).await.status, 401);
+        let good = bearer_of("bob", now() - at % 2);
+        assert_eq!(ask(gateway.address, &good).await.status, 200);
+    }
+    let good = bearer_of("bob", now());
+    let stream = Client::of(&[gateway.address], "demo");
+    let _stream = opened(stream.header("Authorization", &good)).await;
+    // A stream is answered in the same way: its client was told 401 by now.
+    let ended = bearer_of("ann", now() - 7200);
+    loop {
+        let stream = Client::of(&[gateway.address], "demo").once();
+        let stream = stream.header("Authorization", &ended).start();
+        eventually!(stream.seen().refused.is_some(), "{}", stream.summary());
+        let refused = stream.seen().refused.clone().unwrap();
+        if refused.contains("429") {
+            break;
+        }
+        assert!(refused.contains("401"), "{refused}");
+    }
+    let counted = "sse_gateway_http_refused_total{action=\"subscribe\",reason=\"too_often\"}";
+    assert!(gateway.metric(counted).await > Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_setting_many_refusals_pass_and_a_loop_does_not() {
+    let gateway = with_tokens(Setup::memory()).start().await;
+    let (refused, answer) = until_too_often(gateway.address).await;
+    assert_eq!(answer.status, 429, "{}", answer.text());
+    assert!(refused >= 200, "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_given_up() {
     let setup = Setup::memory().set("http.body_timeout", "300ms");

@@ -29,4 +29,4 @@ lastingEventSource("rooms/stocks/events?recent=50", {
   // Older prices are gone; the next ones say it all again.
   "stream.reset": () => {},
   price: show,
-}, (now) => { if (now === "lost") state.textContent = "Connection lost; coming back"; });
+}, (now) => { if (now === "lost" || now === "closed") state.textContent = "Connection lost; coming back"; });

@@ -38,6 +38,12 @@ function expectOpen(within) {
 
 function onState(state) {
   if (state === "open") return; // `stream.open` follows, and says more
+  if (state === "closed") {
+    clearTimeout(stalled);
+    setState("lost");
+    // An EventSource is not told why; this is.
+    return void loadHistory().catch(tell);
+  }
   setState(state);
   // After a loss, the browser first waits as long as the gateway asked it to.
   expectOpen(state === "lost" ? 15_000 : 5000);
@@ -58,13 +64,22 @@ let complete = false;
 // Merges the newest messages into the list. Returns the position to stream from.
 async function loadHistory() {
   const answer = await fetch(`${url}?limit=100`, { headers: { Accept: "application/json" } });
-  if (!answer.ok) throw new Error(await reason(answer));
+  if (!answer.ok) throw Object.assign(new Error(await reason(answer)), { status: answer.status });
   const history = await answer.json();
   for (const event of history.events) show(event.event || "message", event.id, event.data);
   complete = true;
   notice("history");
+  notice("closed");
   log.done();
   return history.last_id;
+}
+
+// Why there is no history. Who is not let in has no stream either.
+function tell({ status, message }) {
+  const kept = status === 401 || status === 403;
+  if (kept) setState("refused");
+  notice("closed", kept ? `You may not watch this room (${status}): ${message}.` : "");
+  notice("history", kept ? "" : `The history cannot be loaded: ${message}.`);
 }
 
 // --- Events -------------------------------------------------------------------------------------
@@ -120,7 +135,7 @@ const control = {
       + "What the room still has was loaded again.", true);
     page.dataset.reset = why || "unknown";
     if (why === "deleted" || why === "fork") log.clear();
-    loadHistory().catch((error) => notice("history", `The history cannot be loaded: ${error.message}.`));
+    loadHistory().catch(tell);
   },
   "stream.close": (event) => {
     page.dataset.closed = parse(event).reason || "unknown";
@@ -148,7 +163,7 @@ async function start() {
     from = await loadHistory() || "";
   } catch (error) {
     // The stream opens all the same; the history follows when the gateway is live.
-    notice("history", `The history cannot be loaded: ${error.message}.`);
+    tell(error);
   }
   const shown = names.map((name) => [name, (event) => show(name, event.lastEventId, event.data)]);
   const listeners = { typing: showTyping, ...Object.fromEntries(shown), ...control };

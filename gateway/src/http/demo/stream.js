@@ -11,9 +11,12 @@
 //   });
 //
 // `listeners` must name every event that the page uses: "message" stands for events without a
-// name. `onState` hears "connecting", "open" and "lost". `lastId` is where to begin: the `last_id`
-// of a history answer. `connect()` starts again at once, from the last id; `close()` ends it.
-export function lastingEventSource(url, listeners, onState = () => {}, lastId = "") {
+// name. `onState` hears "connecting", "open", "lost", and "closed": the browser gave up, and
+// tells no reason; a `fetch` of the same URL with `Accept: application/json` does. `lastId` is where
+// to begin: the `last_id` of a history answer. To another origin cookies are sent along, unless
+// `withCredentials` is false, as it has to be where that origin takes none from this page.
+// `connect()` starts again at once, from the last id; `close()` ends it.
+export function lastingEventSource(url, listeners, onState = () => {}, lastId = "", { withCredentials = true } = {}) {
   let source, timer, delay = 1000;
   const close = () => { clearTimeout(timer); source?.close(); };
   function connect() {
@@ -21,12 +24,13 @@ export function lastingEventSource(url, listeners, onState = () => {}, lastId = 
     const target = new URL(url, document.baseURI);
     // When the browser comes back by itself, its Last-Event-ID header wins over this.
     if (lastId) target.searchParams.set("lastEventId", lastId);
-    source = new EventSource(target);
+    source = new EventSource(target, { withCredentials });
     onState("connecting");
     source.onopen = () => { delay = 1000; onState("open"); };
     source.onerror = () => {
-      onState("lost");
-      if (source.readyState !== EventSource.CLOSED) return;
+      const gaveUp = source.readyState === EventSource.CLOSED;
+      onState(gaveUp ? "closed" : "lost");
+      if (!gaveUp) return;
       timer = setTimeout(connect, delay * (0.5 + Math.random()));
       delay = Math.min(delay * 2, 30_000);
     };

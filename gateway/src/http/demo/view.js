@@ -5,6 +5,7 @@ const STATES = {
   live: "Live",
   "not-live": "Connected, but the gateway is cut off from Redis",
   lost: "Connection lost, coming back",
+  refused: "Not let in",
   stalled: "Waiting for a free connection",
 };
 const KEPT = 1000;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo page in headless Chromium through node kills. Uses the binary in SSE_GATEWAY, or builds
+# The demo page in headless Chromium through node kills, and pages with a cookie. Uses the binary in SSE_GATEWAY, or builds
 # one. Says which program is missing when it skips; with CI set, a missing program is a failure.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -26,4 +26,4 @@ fi
 export SSE_GATEWAY
 
 npm install --no-audit --no-fund --silent || skip "the npm registry, for playwright-core"
-exec node --test page.test.mjs
+exec node --test page.test.mjs cookie.test.mjs

@@ -81,17 +81,18 @@ export class Redis {
 }
 
 export class Gateway {
-  constructor(name, redis) {
-    Object.assign(this, { name, redis });
+  // `variables` are settings, such as SSE_DEV.
+  constructor(name, redis, variables = {}) {
+    Object.assign(this, { name, redis, variables: { SSE_DEV: "true", ...variables } });
   }
 
   async start() {
     this.port ??= await freePort();
     this.admin ??= await freePort();
     this.child = start(this.name, process.env.SSE_GATEWAY, [
-      "--dev", "--node", this.name, "--redis", `redis://127.0.0.1:${this.redis.port}`,
+      "--node", this.name, "--redis", `redis://127.0.0.1:${this.redis.port}`,
       "--listen", `127.0.0.1:${this.port}`, "--admin-listen", `127.0.0.1:${this.admin}`,
-    ]);
+    ], { variables: this.variables });
     const ready = async () => (await fetch(`http://127.0.0.1:${this.admin}/readyz`)).ok;
     await eventually(`${this.name} is ready`, ready).catch((error) => {
       throw new Error(`${error.message}\n${logs(this.name)}`);

@@ -8,7 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -17,11 +17,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, sleep};
 use tracing::trace;
 
 use super::body::Answer;
@@ -34,9 +33,13 @@ use crate::hub::Wire;
 
 mod answer;
 mod stream;
+mod task;
+mod turns;
 
-use answer::{AnswerBody, Taken};
-use stream::{Parting, Pipe, StreamBody, StreamLine, When};
+use answer::AnswerBody;
+use stream::{Parting, Pipe, StreamBody, StreamLine};
+use task::{Became, Tasks};
+use turns::Turns;
 
 /// What a client with prior knowledge sends first (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -50,9 +53,6 @@ const WINDOWS: (u32, u32) = (64 * 1024, 256 * 1024);
 const PING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
 /// A connection without a request for this long is closed.
 const IDLE: Duration = Duration::from_secs(60);
-/// Time between a stream's last bytes and its reset: browsers drop what they have not read when a reset comes (seen in
-/// Chromium), and with it the time to come back after.
-const RESET_AFTER: Duration = Duration::from_millis(100);
 /// Time for a stream's last bytes where the client gives no window for them, and for a client that was told to go and has
 /// nothing under way.
 const LAST_WITHIN: Duration = Duration::from_secs(2);
@@ -64,8 +64,9 @@ const RESETS: (usize, usize) = (20, 128);
 const RESETS_OF_PROXIES: (usize, Option<usize>) = (4096, None);
 
 /// What goes on on one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Traffic {
+    answer_timeout: Duration,
     /// Requests and streams under way.
     open: Cell<usize>,
     /// Requests so far.
@@ -75,18 +76,20 @@ struct Traffic {
     /// ...and what it has just become.
     fresh: RefCell<Option<Became>>,
     parting: Rc<Parting>,
-}
-
-/// What a request has become.
-#[derive(Debug)]
-enum Became {
-    Stream(Rc<Pipe>),
-    Answer(Rc<Taken>),
+    turns: Turns,
 }
 
 /// Serves requests and streams until the client goes, or the node stops. `most` of them at a time.
 pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32) {
-    let traffic = Rc::new(Traffic::default());
+    let traffic = Rc::new(Traffic {
+        answer_timeout: site.config.answer_timeout,
+        open: Cell::default(),
+        requests: Cell::default(),
+        task: RefCell::default(),
+        fresh: RefCell::default(),
+        parting: Rc::default(),
+        turns: Turns::default(),
+    });
     // Behind a PROXY header, the connection is the client's own.
     let resets = match peer.address {
         Some(address) if site.config.proxies.trusts(address) => RESETS_OF_PROXIES,
@@ -104,25 +107,24 @@ pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32)
             )
         })
     };
+    // Before the connection, so it goes after it.
+    let _end = End(&traffic.turns);
     let head_timeout = site.config.head_timeout;
     let needs = socket.needs();
     needs.allow_watch();
     let mut patience = Patience::new(site.config.answer_timeout);
-    let connection = http2::Builder::new(Tasks {
-        traffic: traffic.clone(),
-        answer_timeout: site.config.answer_timeout,
-    })
-    .timer(TokioTimer::new())
-    .max_concurrent_streams(most)
-    .max_header_list_size(u32::try_from(site.config.max_head_bytes).unwrap_or(u32::MAX))
-    .max_send_buf_size(SEND_BUFFER)
-    .initial_stream_window_size(WINDOWS.0)
-    .initial_connection_window_size(WINDOWS.1)
-    .keep_alive_interval(PING.0)
-    .keep_alive_timeout(PING.1)
-    .max_pending_accept_reset_streams(resets.0)
-    .max_local_error_reset_streams(resets.1)
-    .serve_connection(socket, service);
+    let connection = http2::Builder::new(Tasks(traffic.clone()))
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(most)
+        .max_header_list_size(u32::try_from(site.config.max_head_bytes).unwrap_or(u32::MAX))
+        .max_send_buf_size(SEND_BUFFER)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1)
+        .max_pending_accept_reset_streams(resets.0)
+        .max_local_error_reset_streams(resets.1)
+        .serve_connection(socket, service);
     let mut connection = std::pin::pin!(connection);
     // From then on a client that comes back has to come to another node, so not on this connection. The same is meant when
     // one of its streams has reached its greatest age.
@@ -138,6 +140,7 @@ pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32)
                 }
                 return Poll::Ready(());
             }
+            traffic.turns.begin(cx);
             if patience.is_over(&needs, cx) {
                 trace!("A connection was closed: its client reads nothing.");
                 return Poll::Ready(());
@@ -170,6 +173,15 @@ pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32)
     .await;
 }
 
+/// Nobody waits for a turn once the connection has ended.
+struct End<'a>(&'a Turns);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 async fn respond(
     site: &Rc<Site>,
     traffic: &Traffic,
@@ -186,10 +198,10 @@ async fn respond(
                     .headers_mut()
                     .insert(header::CONTENT_LENGTH, length);
             }
-            response.map(|_| Content::Answer(AnswerBody::new(Answer::Whole(Bytes::new()))))
+            response.map(|_| Content::answer(Answer::Whole(Bytes::new())))
         }
         Outcome::Answer(response) => response.map(|answer| {
-            let body = AnswerBody::new(answer);
+            let body = Box::new(AnswerBody::new(answer));
             let taken = Became::Answer(body.taken());
             traffic.fresh.replace(Some(taken));
             Content::Answer(body)
@@ -209,10 +221,16 @@ async fn respond(
     }
 }
 
-/// What follows a head.
+/// What follows a head. Boxed where it is large: a stream's task has room for either.
 enum Content {
-    Answer(AnswerBody),
+    Answer(Box<AnswerBody>),
     Stream(StreamBody),
+}
+
+impl Content {
+    fn answer(answer: Answer) -> Self {
+        Self::Answer(Box::new(AnswerBody::new(answer)))
+    }
 }
 
 impl Body for Content {
@@ -242,89 +260,5 @@ impl Body for Content {
             Self::Answer(answer) => answer.size_hint(),
             Self::Stream(_) => SizeHint::default(),
         }
-    }
-}
-
-/// Runs the tasks of requests on the shard's thread.
-#[derive(Clone)]
-struct Tasks {
-    traffic: Rc<Traffic>,
-    answer_timeout: Duration,
-}
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
-    fn execute(&self, future: F) {
-        let traffic = self.traffic.clone();
-        traffic.open.set(traffic.open.get() + 1);
-        tokio::task::spawn_local(Task {
-            future: Box::pin(future),
-            became: None,
-            pause: None,
-            taken: 0,
-            answer_timeout: self.answer_timeout,
-            traffic,
-        });
-    }
-}
-
-/// One request, or what it has become.
-struct Task<F> {
-    future: Pin<Box<F>>,
-    became: Option<Became>,
-    /// Until the reset, if nothing changes.
-    pause: Option<Pause>,
-    /// Slices of the answer that were taken before the pause began.
-    taken: u64,
-    answer_timeout: Duration,
-    traffic: Rc<Traffic>,
-}
-
-/// Of a stream, why it waits; of an answer, nothing.
-type Pause = (Option<When>, Pin<Box<Sleep>>);
-
-impl<F: Future<Output = ()>> Future for Task<F> {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = &mut *self;
-        if this.became.is_none() {
-            this.traffic.task.replace(Some(cx.waker().clone()));
-        }
-        let polled = this.future.as_mut().poll(cx);
-        if this.became.is_none() {
-            this.became = this.traffic.fresh.take();
-        }
-        if polled.is_ready() {
-            return polled;
-        }
-        // Without the future there is no stream: hyper resets it.
-        let (why, time) = match &this.became {
-            None => return Poll::Pending,
-            Some(Became::Stream(pipe)) => match pipe.ends() {
-                None => return Poll::Pending,
-                Some(When::Now) => return Poll::Ready(()),
-                Some(When::Soon) => (Some(When::Soon), RESET_AFTER),
-                Some(When::Later) => (Some(When::Later), LAST_WITHIN),
-            },
-            Some(Became::Answer(taken)) => {
-                if std::mem::replace(&mut this.taken, taken.get()) != taken.get() {
-                    this.pause = None;
-                }
-                (None, this.answer_timeout)
-            }
-        };
-        if this.pause.as_ref().is_some_and(|(was, _)| *was != why) {
-            this.pause = None;
-        }
-        let (_, pause) = this
-            .pause
-            .get_or_insert_with(|| (why, Box::pin(sleep(time))));
-        pause.as_mut().poll(cx)
-    }
-}
-
-impl<F> Drop for Task<F> {
-    fn drop(&mut self) {
-        self.traffic.open.set(self.traffic.open.get() - 1);
     }
 }

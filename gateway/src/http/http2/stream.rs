@@ -125,6 +125,8 @@ struct Slices {
     wanted: bool,
     /// hyper takes nothing any more: the client is gone.
     gone: bool,
+    /// Slices that hyper has taken since they were counted last.
+    taken: u32,
     call: Option<Call>,
     /// Woken when there is something to take, or to end.
     task: Waker,
@@ -142,6 +144,7 @@ impl Pipe {
             end: End::Open,
             wanted: false,
             gone: false,
+            taken: 0,
             call: None,
             task,
             peer,
@@ -157,6 +160,11 @@ impl Pipe {
             End::Last(_) | End::Clean => Some(When::Later),
             End::Open => None,
         }
+    }
+
+    /// How many slices hyper has taken since the last time.
+    pub(super) fn count_taken(&self) -> usize {
+        std::mem::take(&mut self.0.borrow_mut().taken) as usize
     }
 
     fn end(&self, end: End) {
@@ -222,6 +230,7 @@ impl StreamBody {
             };
         }
         let slice = slices.take();
+        slices.taken += 1;
         if slices.next.is_empty()
             && std::mem::take(&mut slices.wanted)
             && let Some(call) = &slices.call

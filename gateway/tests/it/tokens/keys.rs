@@ -281,8 +281,8 @@ async fn a_key_server_with_tls_is_believed_by_its_authority_only() {
         let log = gateway.log();
         assert_eq!(log.matches(sentence).count(), 1, "{log}");
         assert!(!log.contains("eyJ"), "{log}");
-        server.shows(authority.server_config("server"));
         server.has(&[old.jwk("old"), new.jwk("new")]);
+        server.shows(authority.server_config("server"));
         let again = "The keys of tokens.jwks_url can be fetched again.";
         eventually!(gateway.log().contains(again), "{}", gateway.log());
         let fetched = gateway.metric(FETCHES).await;

@@ -132,13 +132,14 @@ fn check_room(
         let who = format!("client {turn} of {name}");
         let view = watcher.view.lock().unwrap();
         line.clients += 1;
-        line.repeated += view.repeated;
+        line.repeated += view.repeated.len();
         line.longest_gap = line.longest_gap.max(view.longest_gap);
-        line.problems.extend(
-            view.problems
-                .iter()
-                .map(|problem| format!("{who}: {problem}")),
-        );
+        // The id that it brings does not say what it had from the other primary.
+        let is_known = !(effect.two_primaries && watcher.wanders);
+        let repeated = view.repeated.iter().filter(|_| is_known);
+        let problems = view.problems.iter().chain(repeated);
+        line.problems
+            .extend(problems.map(|problem| format!("{who}: {problem}")));
 
         for (id, event, _) in &view.fresh {
             if *event > book.attempted() {
@@ -170,7 +171,7 @@ fn check_room(
             }
         }
         line.lost += lost.len();
-        if !lost.is_empty() {
+        if !lost.is_empty() && is_known {
             let kept = lost
                 .iter()
                 .filter(|(id, _)| stream.contains_key(id))

@@ -85,7 +85,10 @@ impl World {
             nodes[before].follows().await,
             "node {before} is not demoted"
         );
-        Effect::may_lose()
+        Effect {
+            two_primaries: true,
+            ..Effect::may_lose()
+        }
     }
 
     /// A primary and its replica are gone; the other rooms live on. Both come back, so that the next round has a whole cluster.

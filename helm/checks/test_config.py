@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -138,7 +139,8 @@ class Configuration(Chart):
             self.assertTrue(set(mounts.values()) <= volumes | {"data"}, name)
 
     def test_gateway_takes_the_files(self):
-        programs = [ROOT / f"target/{kind}/sse-gateway" for kind in ("release", "debug")]
+        target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+        programs = [target / f"{kind}/sse-gateway" for kind in ("release", "debug")]
         fresh = [p for p in programs if p.exists() and p.stat().st_mtime > DEFAULTS.stat().st_mtime]
         if not fresh:
             raise unittest.SkipTest("no gateway is built that has the present settings")

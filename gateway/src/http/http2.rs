@@ -66,6 +66,7 @@ const RESETS_OF_PROXIES: (usize, Option<usize>) = (4096, None);
 /// What goes on on one connection.
 #[derive(Debug)]
 struct Traffic {
+    peer: Peer,
     answer_timeout: Duration,
     /// Requests and streams under way.
     open: Cell<usize>,
@@ -75,36 +76,34 @@ struct Traffic {
     task: RefCell<Option<Waker>>,
     /// ...and what it has just become.
     fresh: RefCell<Option<Became>>,
-    parting: Rc<Parting>,
+    parting: Parting,
     turns: Turns,
 }
 
 /// Serves requests and streams until the client goes, or the node stops. `most` of them at a time.
 pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32) {
-    let traffic = Rc::new(Traffic {
-        answer_timeout: site.config.answer_timeout,
-        open: Cell::default(),
-        requests: Cell::default(),
-        task: RefCell::default(),
-        fresh: RefCell::default(),
-        parting: Rc::default(),
-        turns: Turns::default(),
-    });
     // Behind a PROXY header, the connection is the client's own.
     let resets = match peer.address {
         Some(address) if site.config.proxies.trusts(address) => RESETS_OF_PROXIES,
         _ => (RESETS.0, Some(RESETS.1)),
     };
-    let peer = Rc::new(peer);
+    let traffic = Rc::new(Traffic {
+        peer,
+        answer_timeout: site.config.answer_timeout,
+        open: Cell::default(),
+        requests: Cell::default(),
+        task: RefCell::default(),
+        fresh: RefCell::default(),
+        parting: Parting::default(),
+        turns: Turns::default(),
+    });
     let service = {
         let (site, traffic) = (site.clone(), traffic.clone());
         service_fn(move |request: Request<Incoming>| {
-            let (site, traffic, peer) = (site.clone(), traffic.clone(), peer.clone());
+            let (site, traffic) = (site.clone(), traffic.clone());
             traffic.requests.set(traffic.requests.get() + 1);
             // Boxed: what a stream keeps of its request is as large as this is.
-            Box::pin(
-                async move { Ok::<_, Infallible>(respond(&site, &traffic, &peer, request).await) },
-            )
+            Box::pin(async move { Ok::<_, Infallible>(respond(&site, &traffic, request).await) })
         })
     };
     // Before the connection, so it goes after it.
@@ -184,12 +183,11 @@ impl Drop for End<'_> {
 
 async fn respond(
     site: &Rc<Site>,
-    traffic: &Traffic,
-    peer: &Rc<Peer>,
+    traffic: &Rc<Traffic>,
     request: Request<Incoming>,
 ) -> Response<Content> {
     let head = *request.method() == Method::HEAD;
-    match answer(site, peer, request).await {
+    match answer(site, &traffic.peer, request).await {
         // Over HTTP/1 hyper leaves the body out by itself.
         Outcome::Answer(mut response) if head => {
             if let Some(length) = response.body().size_hint().exact() {
@@ -209,11 +207,13 @@ async fn respond(
         Outcome::Stream(mut opening) => {
             let headers = std::mem::take(&mut opening.headers);
             let task = traffic.task.take();
-            let task = task.unwrap_or_else(|| Waker::noop().clone());
-            let pipe = Pipe::new(task, peer.clone(), traffic.parting.clone());
+            let pipe = Pipe::new(
+                task.unwrap_or_else(|| Waker::noop().clone()),
+                traffic.clone(),
+            );
             traffic.fresh.replace(Some(Became::Stream(pipe.clone())));
             let line = StreamLine::new(pipe.clone());
-            adopt(site, peer, Wire::Other(Box::new(line)), opening);
+            adopt(site, &traffic.peer, Wire::Other(Box::new(line)), opening);
             let mut response = Response::new(Content::Stream(StreamBody::new(pipe)));
             *response.headers_mut() = headers;
             response

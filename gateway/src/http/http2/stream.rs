@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-use crate::http::peer::Peer;
+use super::Traffic;
 use crate::hub::{Call, Transport};
 
 /// Bytes that wait for hyper to take them, and in how many slices.
@@ -130,13 +130,12 @@ struct Slices {
     call: Option<Call>,
     /// Woken when there is something to take, or to end.
     task: Waker,
-    peer: Rc<Peer>,
-    parting: Rc<Parting>,
+    traffic: Rc<Traffic>,
 }
 
 impl Pipe {
-    /// `task` is that of the request; the others are the connection's.
-    pub(super) fn new(task: Waker, peer: Rc<Peer>, parting: Rc<Parting>) -> Rc<Self> {
+    /// `task` is that of the request.
+    pub(super) fn new(task: Waker, traffic: Rc<Traffic>) -> Rc<Self> {
         Rc::new(Self(RefCell::new(Slices {
             next: Bytes::new(),
             more: Vec::new(),
@@ -147,9 +146,13 @@ impl Pipe {
             taken: 0,
             call: None,
             task,
-            peer,
-            parting,
+            traffic,
         })))
+    }
+
+    /// Of its connection.
+    pub(super) fn traffic(&self) -> Rc<Traffic> {
+        self.0.borrow().traffic.clone()
     }
 
     /// Whether the task has to end, with a reset, and when.
@@ -298,11 +301,11 @@ impl Transport for StreamLine {
     }
 
     fn peer(&self) -> Option<SocketAddr> {
-        self.0.0.borrow().peer.socket
+        self.0.0.borrow().traffic.peer.socket
     }
 
     fn part(&mut self) {
-        self.0.0.borrow().parting.ask();
+        self.0.0.borrow().traffic.parting.ask();
     }
 
     fn finish(&mut self, rest: &[u8], clean: bool) {

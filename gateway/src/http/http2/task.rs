@@ -1,6 +1,6 @@
 //! The task of a request, for as long as its answer or stream goes on.
 //!
-//! Invariant: a task takes the least that the runtime gives one, 128 bytes: so it has room for [`Task`], of 32 bytes at
+//! Invariant: a task takes the least that the runtime gives one, 128 bytes: so it has room for [`Task`], of 24 bytes at
 //! most, and what only some need is boxed.
 
 use std::future::Future;
@@ -21,7 +21,7 @@ use super::{LAST_WITHIN, Traffic};
 const RESET_AFTER: Duration = Duration::from_millis(100);
 
 /// What a request has become.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) enum Became {
     Stream(Rc<Pipe>),
     Answer(Rc<Taken>),
@@ -37,8 +37,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
         traffic.open.set(traffic.open.get() + 1);
         tokio::task::spawn_local(Task {
             future: Box::pin(future),
-            state: State::Asked,
-            traffic,
+            state: State::Asked(traffic),
         });
     }
 }
@@ -47,33 +46,83 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
 struct Task<F> {
     future: Pin<Box<F>>,
     state: State,
-    traffic: Rc<Traffic>,
 }
 
 enum State {
     /// There is no answer yet.
-    Asked,
-    Open(Became),
+    Asked(Rc<Traffic>),
+    Stream(Rc<Pipe>),
+    /// A stream that ends, or an answer.
     Ending(Box<Ending>),
 }
 
 /// Until the reset, if nothing changes.
 struct Ending {
     became: Became,
+    traffic: Rc<Traffic>,
     /// Of a stream, why it waits.
     why: Option<When>,
     /// Slices of the answer that were taken before the pause began.
     taken: u64,
-    pause: Pin<Box<Sleep>>,
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl State {
-    fn became(&self) -> Option<&Became> {
+    fn traffic(&self) -> Rc<Traffic> {
         match self {
-            Self::Asked => None,
-            Self::Open(became) => Some(became),
-            Self::Ending(ending) => Some(&ending.became),
+            Self::Asked(traffic) => traffic.clone(),
+            Self::Stream(pipe) => pipe.traffic(),
+            Self::Ending(ending) => ending.traffic.clone(),
         }
+    }
+
+    fn new(became: Became, traffic: Rc<Traffic>) -> Self {
+        match became {
+            Became::Stream(pipe) => Self::Stream(pipe),
+            Became::Answer(_) => Self::ending(became, traffic),
+        }
+    }
+
+    fn ending(became: Became, traffic: Rc<Traffic>) -> Self {
+        Self::Ending(Box::new(Ending {
+            became,
+            traffic,
+            why: None,
+            taken: 0,
+            pause: None,
+        }))
+    }
+
+    /// Frames that it has brought since the last time, or a little more.
+    fn count_frames(&self) -> usize {
+        match self {
+            Self::Asked(_) => 0,
+            Self::Stream(pipe) => pipe.count_taken(),
+            Self::Ending(ending) => match &ending.became {
+                Became::Stream(pipe) => pipe.count_taken(),
+                Became::Answer(_) => 1,
+            },
+        }
+    }
+}
+
+impl Ending {
+    /// Ready when the request's future has to go.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (why, taken, time) = match &self.became {
+            Became::Stream(pipe) => match pipe.ends() {
+                None => return Poll::Pending,
+                Some(When::Now) => return Poll::Ready(()),
+                Some(When::Soon) => (Some(When::Soon), 0, RESET_AFTER),
+                Some(When::Later) => (Some(When::Later), 0, LAST_WITHIN),
+            },
+            Became::Answer(taken) => (None, taken.get(), self.traffic.answer_timeout),
+        };
+        if (self.why, self.taken) != (why, taken) {
+            (self.why, self.taken, self.pause) = (why, taken, None);
+        }
+        let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(time)));
+        pause.as_mut().poll(cx)
     }
 }
 
@@ -82,57 +131,40 @@ impl<F: Future<Output = ()>> Future for Task<F> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let traffic = &this.traffic;
+        let traffic = this.state.traffic();
         if !traffic.turns.is_mine(cx) {
             return Poll::Pending;
         }
-        let is_new = matches!(this.state, State::Asked);
+        let is_new = matches!(this.state, State::Asked(_));
         if is_new {
             traffic.task.replace(Some(cx.waker().clone()));
         }
         let polled = this.future.as_mut().poll(cx);
         if is_new && let Some(became) = traffic.fresh.take() {
             traffic.turns.count(1);
-            this.state = State::Open(became);
+            this.state = State::new(became, traffic.clone());
         }
-        match this.state.became() {
-            Some(Became::Stream(pipe)) => traffic.turns.count(pipe.count_taken()),
-            Some(Became::Answer(_)) => traffic.turns.count(1),
-            None => {}
-        }
+        traffic.turns.count(this.state.count_frames());
         if polled.is_ready() {
             return polled;
         }
-        // Without the future there is no stream: hyper resets it.
-        let (why, taken, time) = match this.state.became() {
-            None => return Poll::Pending,
-            Some(Became::Stream(pipe)) => match pipe.ends() {
-                None => return Poll::Pending,
-                Some(When::Now) => return Poll::Ready(()),
-                Some(When::Soon) => (Some(When::Soon), 0, RESET_AFTER),
-                Some(When::Later) => (Some(When::Later), 0, LAST_WITHIN),
-            },
-            Some(Became::Answer(taken)) => (None, taken.get(), traffic.answer_timeout),
-        };
-        let goes_on = matches!(&this.state, State::Ending(ending) if (ending.why, ending.taken) == (why, taken));
-        if !goes_on && let Some(became) = this.state.became().cloned() {
-            this.state = State::Ending(Box::new(Ending {
-                became,
-                why,
-                taken,
-                pause: Box::pin(sleep(time)),
-            }));
+        if let State::Stream(pipe) = &this.state
+            && pipe.ends().is_some()
+        {
+            this.state = State::ending(Became::Stream(pipe.clone()), traffic);
         }
+        // Without the future there is no stream: hyper resets it.
         match &mut this.state {
-            State::Ending(ending) => ending.pause.as_mut().poll(cx),
-            _ => Poll::Pending,
+            State::Ending(ending) => ending.poll(cx),
+            State::Asked(_) | State::Stream(_) => Poll::Pending,
         }
     }
 }
 
 impl<F> Drop for Task<F> {
     fn drop(&mut self) {
-        self.traffic.open.set(self.traffic.open.get() - 1);
+        let traffic = self.state.traffic();
+        traffic.open.set(traffic.open.get() - 1);
     }
 }
 
@@ -140,10 +172,10 @@ impl<F> Drop for Task<F> {
 mod tests {
     use super::*;
 
-    /// With a word more the runtime's task takes 256 bytes instead of 128: its head, its links and its alignment leave
-    /// room for no more.
+    /// With a word more the runtime's task takes 256 bytes instead of 128: its head, its links and its state leave room for
+    /// no more.
     #[test]
     fn a_task_is_small() {
-        assert!(size_of::<Task<()>>() <= 32);
+        assert!(size_of::<Task<()>>() <= 24);
     }
 }

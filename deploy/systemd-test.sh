@@ -173,7 +173,7 @@ eventually "the stream does not open" grep -q stream.open "$work/stream"
 install -m 640 -g sse-gateway-tls "$work/second.key" $etc/tls.key
 install -m 644 "$work/second.crt" $etc/tls.crt
 eventually "the renewed certificate is not shown" shows second
-fetch -o /dev/null -H "Authorization: Bearer first-key" -d after "https://$host:8080/rooms/user:ann/events"
+fetch -o /dev/null -H "Authorization: Bearer first-publish-key" -d after "https://$host:8080/rooms/user:ann/events"
 eventually "the open stream has no event" grep -q '^data: after' "$work/stream"
 ! grep -q stream.close "$work/stream" || fail "the open stream was closed"
 systemctl stop sse-gateway

@@ -32,6 +32,7 @@ use crate::drain::Phase;
 use crate::hub::Wire;
 
 mod answer;
+pub(super) mod calm;
 mod stream;
 mod task;
 mod turns;
@@ -81,11 +82,14 @@ struct Traffic {
 }
 
 /// Serves requests and streams until the client goes, or the node stops. `most` of them at a time.
-pub(super) async fn speak(site: Rc<Site>, socket: Socket, peer: Peer, most: u32) {
+pub(super) async fn speak(site: Rc<Site>, mut socket: Socket, peer: Peer, most: u32) {
     // Behind a PROXY header, the connection is the client's own.
     let resets = match peer.address {
         Some(address) if site.config.proxies.trusts(address) => RESETS_OF_PROXIES,
-        _ => (RESETS.0, Some(RESETS.1)),
+        _ => {
+            socket.count_frames();
+            (RESETS.0, Some(RESETS.1))
+        }
     };
     let traffic = Rc::new(Traffic {
         peer,

@@ -10,16 +10,18 @@ use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream as Bare;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 
 use super::http2::PREFACE;
+use super::http2::calm::Calm;
 use super::tls::TlsLine;
 use crate::hub::Wire;
 
@@ -28,6 +30,9 @@ const FIRST_READ: usize = 4096;
 
 /// Bytes that TLS takes before the socket does: what it holds is not seen to go.
 const SECURED_BUFFER: usize = 16 * 1024;
+
+/// The most bytes of a read whose frames are counted.
+const COUNTED_READ: usize = 8 * 1024;
 
 /// Reads of a turn, of some 8 KB each, where turns are counted: see [`Seen::begin_turn`].
 const READS: u32 = 2;
@@ -149,6 +154,8 @@ pub(super) struct Socket {
     first: Vec<u8>,
     taken: usize,
     seen: Seen,
+    /// Where the client's frames are counted.
+    calm: Option<Box<Calm>>,
 }
 
 /// What a first look at a socket found.
@@ -175,6 +182,7 @@ impl Socket {
                 first: buffer[..got].to_vec(),
                 taken: 0,
                 seen: Seen::default(),
+                calm: None,
             })),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(First::Nothing(socket)),
             Err(error) => Err(error),
@@ -197,6 +205,7 @@ impl Socket {
             first,
             taken: 0,
             seen: Seen::default(),
+            calm: None,
         })
     }
 
@@ -208,6 +217,7 @@ impl Socket {
             first: Vec::new(),
             taken: 0,
             seen: Seen::default(),
+            calm: None,
         }
     }
 
@@ -244,6 +254,22 @@ impl Socket {
         }
     }
 
+    /// Counts the frames of a client of HTTP/2 that ask for nothing: with too many of them reading fails. Before hyper has the
+    /// socket.
+    pub(super) fn count_frames(&mut self) {
+        self.calm = Some(Box::new(Calm::new(std::time::Instant::now())));
+    }
+
+    /// Looks at what the client has sent next.
+    fn look(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let written = self.seen.0.written.get();
+        let Some(calm) = &mut self.calm else {
+            return Ok(());
+        };
+        calm.look(bytes, written, std::time::Instant::now())
+            .map_err(|_| io::Error::other("the client sends too many frames that ask for nothing"))
+    }
+
     /// What it needs, to be asked while hyper has it.
     pub(super) fn needs(&self) -> Seen {
         self.seen.clone()
@@ -260,6 +286,25 @@ impl Socket {
             Inner::Secured(io) => Ok(Wire::Other(Box::new(TlsLine::new(io.into_inner())?))),
             Inner::Gone => Err(io::ErrorKind::NotConnected.into()),
         }
+    }
+
+    /// Reads by way of a buffer of its own, in which the frames are looked at.
+    fn read_counted(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut bytes = [0; COUNTED_READ];
+        let most = bytes.len().min(buf.remaining());
+        let mut read = ReadBuf::new(bytes.get_mut(..most).unwrap_or_default());
+        ready!(match &mut self.inner {
+            Inner::Secured(io) => Pin::new(io.inner_mut()).poll_read(cx, &mut read),
+            _ => Pin::new(self.watch()?.get_mut().inner_mut()).poll_read(cx, &mut read),
+        })?;
+        self.seen.count_read();
+        self.look(read.filled())?;
+        buf.put_slice(read.filled());
+        Poll::Ready(Ok(()))
     }
 
     /// The socket under the runtime's watch.
@@ -302,6 +347,11 @@ impl Read for Socket {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.taken < this.first.len() {
+            if this.taken == 0 && this.calm.is_some() {
+                let first = std::mem::take(&mut this.first);
+                this.look(&first)?;
+                this.first = first;
+            }
             let rest = &this.first[this.taken..];
             let now = rest.len().min(buf.remaining());
             buf.put_slice(&rest[..now]);
@@ -316,6 +366,9 @@ impl Read for Socket {
             // Woken once the runtime has looked at all its sockets: a wake-up at once would let it do so after many turns only.
             let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
             return Poll::Pending;
+        }
+        if this.calm.is_some() {
+            return this.read_counted(cx, buf);
         }
         let read = match &mut this.inner {
             Inner::Secured(io) => Pin::new(&mut **io).poll_read(cx, buf),

@@ -246,7 +246,7 @@ async fn a_node_that_stops_says_so_and_ends_its_connections() {
 /// It would come back to the same node otherwise.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_too_old_sends_its_client_to_another_connection() {
-    let setup = Setup::memory().set("stream.max_age", "4s");
+    let setup = Setup::memory().set("stream.max_age", "10s");
     let gateway = setup.start().await;
     let client = Http2::connect(gateway.address).await;
     let mut tabs = Vec::new();

@@ -485,7 +485,9 @@ async fn who_is_refused_the_very_same_again_and_again_waits_and_nobody_else_does
     let _stream = opened(stream.header("Authorization", &good)).await;
     // A stream is answered in the same way: its client was told 401 by now.
     let ended = bearer_of("ann", now() - 7200);
-    loop {
+    for turn in 0.. {
+        assert!(turn < 100, "a stream is never refused");
+        until_too_often(gateway.address).await;
         let stream = Client::of(&[gateway.address], "demo").once();
         let stream = stream.header("Authorization", &ended).start();
         eventually!(stream.seen().refused.is_some(), "{}", stream.summary());

@@ -80,6 +80,12 @@ impl Publishing {
     pub fn is_in_vain(&self) -> bool {
         self.offered > 0 && self.accepted == 0
     }
+
+    /// Whether some of the events that were due were not accepted.
+    #[must_use]
+    pub fn is_in_part(&self) -> bool {
+        self.accepted < self.offered
+    }
 }
 
 /// What arrived.

@@ -100,10 +100,11 @@ impl Sequencer {
     ) -> bool {
         // The stream that ended below the head is not there any more either: a second failover.
         let is_second = self.behind == Some(asked);
+        let is_namesake = history.anchor_found && !found;
         (is_second || (self.head == Some(asked) && self.compared != self.head))
             && !found
             && !self.gone_at_issue
-            && deleted.is_some_and(|deleted| deleted < asked)
+            && (is_namesake || deleted.is_some_and(|deleted| deleted < asked))
             && history.oldest.is_some_and(|oldest| oldest <= asked)
     }
 

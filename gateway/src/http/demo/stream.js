@@ -29,10 +29,12 @@ export function lastingEventSource(url, listeners, onState = () => {}, lastId = 
     source.onopen = () => { delay = 1000; onState("open"); };
     source.onerror = () => {
       const gaveUp = source.readyState === EventSource.CLOSED;
+      if (gaveUp) {
+        // Before `onState`, which may call `close()` or `connect()`.
+        timer = setTimeout(connect, delay * (0.5 + Math.random()));
+        delay = Math.min(delay * 2, 30_000);
+      }
       onState(gaveUp ? "closed" : "lost");
-      if (!gaveUp) return;
-      timer = setTimeout(connect, delay * (0.5 + Math.random()));
-      delay = Math.min(delay * 2, 30_000);
     };
     for (const [name, listener] of Object.entries(listeners)) {
       source.addEventListener(name, (event) => {

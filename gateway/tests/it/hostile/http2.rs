@@ -150,15 +150,15 @@ async fn floods_of_frames() {
     )
     .await;
     let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0xff, 0xff]).repeat(1000);
-    attack(&scene, "SETTINGS", &settings, 200, false).await;
+    attack(&scene, "SETTINGS", &settings, 200, true).await;
     let ping = frame(PING, 0, 0, &[7; 8]).repeat(1000);
-    attack(&scene, "PING", &ping, 200, false).await;
+    attack(&scene, "PING", &ping, 200, true).await;
     let priority = frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 9]).repeat(1000);
-    attack(&scene, "PRIORITY", &priority, 200, false).await;
+    attack(&scene, "PRIORITY", &priority, 200, true).await;
     let unknown = frame(UNKNOWN, 0xff, 1, &[0; 100]).repeat(100);
-    attack(&scene, "unknown", &unknown, 200, false).await;
+    attack(&scene, "unknown", &unknown, 200, true).await;
     let window = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).repeat(1000);
-    attack(&scene, "WINDOW_UPDATE", &window, 100, false).await;
+    attack(&scene, "WINDOW_UPDATE", &window, 100, true).await;
     scene.end().await;
 }
 

@@ -134,9 +134,12 @@ fn check_room(
         line.clients += 1;
         line.repeated += view.repeated.len();
         line.longest_gap = line.longest_gap.max(view.longest_gap);
-        // The id that it brings does not say what it had from the other primary.
-        let is_known = !(effect.two_primaries && watcher.wanders);
-        let repeated = view.repeated.iter().filter(|_| is_known);
+        // The id that it brings does not say what it had from the other primary...
+        let strays = effect.two_primaries && watcher.wanders;
+        // ...and may be that of another event there.
+        let is_other = |(id, event, _): &(Id, u64, _)| stream.get(id).is_some_and(|at| at != event);
+        let is_misled = strays && view.fresh.iter().any(is_other);
+        let repeated = view.repeated.iter().filter(|_| !strays);
         let problems = view.problems.iter().chain(repeated);
         line.problems
             .extend(problems.map(|problem| format!("{who}: {problem}")));
@@ -171,7 +174,7 @@ fn check_room(
             }
         }
         line.lost += lost.len();
-        if !lost.is_empty() && is_known {
+        if !lost.is_empty() && !is_misled {
             let kept = lost
                 .iter()
                 .filter(|(id, _)| stream.contains_key(id))

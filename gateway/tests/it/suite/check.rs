@@ -144,6 +144,15 @@ fn check_room(
         line.problems
             .extend(problems.map(|problem| format!("{who}: {problem}")));
 
+        if !view.repeated.is_empty() {
+            let arrivals = view.arrivals.iter().rev().take(5);
+            let arrivals: Vec<_> = arrivals
+                .map(|(connection, id)| (connection, id, stream.get(id), gone.get(id)))
+                .collect();
+            println!(
+                "  {who} came, the last time first, as connection, with an id, which in Redis is, and was of what is gone: {arrivals:?}"
+            );
+        }
         for (id, event, _) in &view.fresh {
             if *event > book.attempted() {
                 line.problems

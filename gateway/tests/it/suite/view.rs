@@ -58,10 +58,15 @@ pub struct View {
     pub problems: Vec<String>,
     last_at: Option<Instant>,
     pub longest_gap: Duration,
+    /// Connections, each with the position that it began at.
+    pub arrivals: Vec<(usize, Id)>,
 }
 
 impl View {
     pub fn observe(&mut self, message: &Message) {
+        if self.arrivals.last().map(|(connection, _)| *connection) != Some(message.connection) {
+            self.arrivals.push((message.connection, self.last));
+        }
         match message.event.as_str() {
             "stream.reset" => {
                 let reset = Reset::of(message);

@@ -139,18 +139,26 @@ fn check_room(
         // ...and may be that of another event there.
         let is_other = |(id, event, _): &(Id, u64, _)| stream.get(id).is_some_and(|at| at != event);
         let is_misled = strays && view.fresh.iter().any(is_other);
-        let repeated = view.repeated.iter().filter(|_| !strays);
+        let repeated = view.repeated.iter().map(|(_, problem)| problem);
+        let repeated = repeated.filter(|_| !strays);
         let problems = view.problems.iter().chain(repeated);
         line.problems
             .extend(problems.map(|problem| format!("{who}: {problem}")));
 
-        if !view.repeated.is_empty() {
-            let arrivals = view.arrivals.iter().rev().take(5);
-            let arrivals: Vec<_> = arrivals
-                .map(|(connection, id)| (connection, id, stream.get(id), gone.get(id)))
+        if let Some((connection, ..)) = view.repeated.first() {
+            let place = |id: Id| (id, stream.get(&id), gone.get(&id));
+            let near = view.arrivals.iter();
+            let near = near.filter(|(at, _)| at.abs_diff(*connection) < 3);
+            let arrivals: Vec<_> = near.map(|(at, id)| (at, place(*id))).collect();
+            let resumed: Vec<_> = view
+                .resets
+                .iter()
+                .filter_map(|reset| reset.through)
+                .map(place)
                 .collect();
             println!(
-                "  {who} came, the last time first, as connection, with an id, which in Redis is, and was of what is gone: {arrivals:?}"
+                "  {who} was given {} twice on connection {connection}; connections began at (id, its event in Redis, one that is gone) {arrivals:?}, resets went on at {resumed:?}",
+                view.repeated.len()
             );
         }
         for (id, event, _) in &view.fresh {

@@ -52,8 +52,8 @@ pub struct View {
     /// Since the last check, like the rest.
     pub fresh: Vec<(Id, u64, Instant)>,
     pub resets: Vec<Reset>,
-    /// Events that came again, each in a sentence.
-    pub repeated: Vec<String>,
+    /// Events that came again: on which connection, and in a sentence.
+    pub repeated: Vec<(usize, String)>,
     /// Everything else that is wrong, likewise.
     pub problems: Vec<String>,
     last_at: Option<Instant>,
@@ -92,10 +92,11 @@ impl View {
             return;
         };
         if let Some((before, _)) = self.received.get(&number) {
-            self.repeated.push(format!(
+            let problem = format!(
                 "event {number} twice: as {before:?} and as {id:?}, on connection {}, after {:?} and {:?}",
                 message.connection, self.last, self.resets
-            ));
+            );
+            self.repeated.push((message.connection, problem));
         } else if id <= self.last {
             self.problems
                 .push(format!("event {number} as {id:?} after {:?}", self.last));

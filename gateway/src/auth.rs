@@ -16,6 +16,7 @@ use crate::live::Live;
 
 mod disconnects;
 mod forward;
+mod key_line;
 mod keys;
 mod rules;
 mod tokens;

@@ -21,6 +21,8 @@ pub mod tokens;
 #[path = "."]
 mod auth {
     #[rustfmt::skip]
+    #[path = "../../src/auth/key_line.rs"]
+    mod key_line;
     #[path = "../../src/auth/keys.rs"]
     pub mod keys;
 

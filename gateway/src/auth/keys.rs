@@ -8,10 +8,8 @@ use tracing::{error, info};
 
 use super::{Refusal, RefusalKind};
 
-mod line;
-
-pub use line::{MIN_KEY_BYTES, is_short, without_key};
-use line::{PublishKey, digest_of, read_file, read_line};
+pub use super::key_line::{MIN_KEY_BYTES, is_short, without_key};
+use super::key_line::{PublishKey, digest_of, read_file, read_line};
 
 /// Keys, and where each may publish: those of the configuration, and those of files. `Debug` hides the digests: of a weak
 /// key they tell too much.

@@ -20,6 +20,8 @@ pub fn check(bytes: &[u8]) {
             let (_, password) = servers.login().unwrap();
             // A name that says the same is no leak.
             if let Some(password) = password.filter(|password| password.starts_with("secret")) {
+                // As URLs are read: tabs and line ends in them are nobody's.
+                let url = url.replace(['\t', '\r', '\n'], "");
                 let elsewhere = url.matches("secret").count() > 1;
                 assert!(elsewhere || !shown.contains(&password) && !debug.contains(&password));
             }

@@ -2,13 +2,13 @@
 //! has ended (`owners.rs`) or was taken back (`disconnects.rs`), and those that are not let in. Each is told so, with a `retry:` that brings its client back.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::log::RoomLog;
 use super::node::Counters;
 use super::state::{Closed, State, ticks};
-use super::subscriber::{Handle, Subscriber, Work};
+use super::subscriber::{Handle, Parting, Subscriber, Work};
 use super::{Control, Encoder, HubConfig, Limit, Terms};
 
 /// The part of a stream's age that is drawn by lot, so that streams that came together do not go together: one
@@ -18,12 +18,20 @@ const AGE_JITTER: u32 = 4;
 /// Ages of streams that have gone are not worth a look below this number.
 pub(super) const FEW: usize = 1024;
 
+/// How long the last bytes of a stream have, before it breaks off: 100 to 150 ms.
+pub(super) const PARTING_TICKS: u32 = 3;
+
+/// Lines that are kept for it; the oldest of more break off at once.
+const MOST_PARTING: usize = 4096;
+
 /// Who leaves when.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
     drain: Option<Drain>,
     /// Ends of life in ticks, the earliest on top; empty where there is no greatest age.
     ages: BinaryHeap<Reverse<(u32, Handle)>>,
+    /// Lines of streams that have been told why they end, and since when.
+    parting: VecDeque<(u32, Parting)>,
 }
 
 #[derive(Debug)]
@@ -74,7 +82,37 @@ impl State {
         let log = RoomLog::new(Default::default());
         subscriber.offset = log.end();
         subscriber.flush(&log, &mut Work::default());
-        subscriber.finish(self.ends_clean(why));
+        self.part(subscriber.leave(), why);
+    }
+
+    /// Lets go of the line of a stream that has ended. A browser that sees an answer break off can drop what came right before it
+    /// (Chromium, seen: 17 of 2,920 without a pause, none of 1,059 after 100 ms), and with it the `retry:`.
+    pub(super) fn part(&mut self, line: Parting, why: Closed) {
+        if matches!(why, Closed::Client | Closed::Lag) {
+            return line.finish(false);
+        }
+        if !self.config.unclean_close {
+            return line.finish(true);
+        }
+        let lines = &mut self.leaving.parting;
+        if lines.len() == MOST_PARTING
+            && let Some((_, oldest)) = lines.pop_front()
+        {
+            oldest.finish(false);
+        }
+        lines.push_back((self.now, line));
+    }
+
+    /// One tick: lines whose last bytes have had their time.
+    pub(super) fn finish_parted(&mut self) {
+        let now = self.now();
+        let lines = &mut self.leaving.parting;
+        let is_over = |(since, _): &(u32, Parting)| now.wrapping_sub(*since) >= PARTING_TICKS;
+        while lines.front().is_some_and(is_over)
+            && let Some((_, line)) = lines.pop_front()
+        {
+            line.finish(false);
+        }
     }
 
     /// Notes when a new stream has to end.

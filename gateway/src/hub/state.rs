@@ -339,7 +339,6 @@ impl State {
         if why == Closed::Age {
             subscriber.part();
         }
-        subscriber.finish(self.ends_clean(why));
         if !self.places.is_empty() {
             self.places.remove(&(key as u32));
         }
@@ -359,11 +358,7 @@ impl State {
             room.vacancy = room.vacancy.wrapping_add(1);
             self.lingering.push_back((room_key, room.vacancy, self.now));
         }
-    }
-
-    /// Whether a stream that the node ends is marked as complete.
-    pub(super) fn ends_clean(&self, why: Closed) -> bool {
-        !self.config.unclean_close && !matches!(why, Closed::Client | Closed::Lag)
+        self.part(subscriber.leave(), why);
     }
 
     pub(super) fn now(&self) -> u32 {
@@ -391,6 +386,7 @@ impl State {
         self.expire();
         self.dismiss_some();
         self.drain_some();
+        self.finish_parted();
         self.forget_witnesses();
         self.keep_to_memory();
         self.sizes.flush();

@@ -414,8 +414,25 @@ impl Subscriber {
         self.line.part();
     }
 
+    /// What is left once the hub has nothing more to say on it.
+    pub(super) fn leave(self) -> Parting {
+        Parting {
+            line: self.line,
+            outbox: self.outbox,
+        }
+    }
+}
+
+/// A stream at its end: the line, and what it has not taken.
+#[derive(Debug)]
+pub(super) struct Parting {
+    line: Line,
+    outbox: Option<Box<Outbox>>,
+}
+
+impl Parting {
     /// The stream ends here; see [`super::Transport::finish`].
-    pub(super) fn finish(&mut self, clean: bool) {
+    pub(super) fn finish(mut self, clean: bool) {
         let outbox = self.outbox.as_deref();
         let rest = outbox.map_or(&[][..], |outbox| &outbox.bytes[outbox.sent..]);
         self.line.finish(rest, clean);

@@ -125,9 +125,10 @@ test("a stream goes on from token to token, and an old cookie ends it", { timeou
   for (let number = 0; (await seen(tab)).opens < 3; number++) await publish(`while it is renewed ${number}`);
   clearInterval(renewing);
   await assertComplete(tab, from);
-  const { closes } = await seen(tab);
-  assert.deepEqual(new Set(closes), new Set(["expired"]));
-  assert.ok(closes.length >= 2, "a stream ends with its token");
+  // A starved browser drops the last block of an answer that breaks off, now and then: the node knows how often.
+  assert.deepEqual(new Set((await seen(tab)).closes), new Set(["expired"]));
+  const ended = await gateway.metric('sse_gateway_streams_closed_total{reason="expired"}');
+  assert.ok(ended >= 2, `a stream ends with its token; ${ended} did`);
 
   // Nobody renews it any more: the browser comes back once with what it has.
   await eventually("the old cookie is refused", () => isClosed(tab));

@@ -2,7 +2,6 @@
 
 import { execFile, spawn } from "node:child_process";
 import { mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -37,13 +36,14 @@ export async function eventually(what, look, within = 30_000) {
   }
 }
 
-function freePort() {
-  return new Promise((done) => {
-    const server = createServer().listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => done(port));
-    });
-  });
+const given = new Set();
+
+async function freePort() {
+  const { stdout } = await run("python3", [path.join(deploy, "free_ports.py"), "1"]);
+  const port = Number(stdout);
+  if (given.has(port)) return freePort();
+  given.add(port);
+  return port;
 }
 
 function start(name, command, args, { cwd, variables } = {}) {
@@ -98,6 +98,12 @@ export class Gateway {
       throw new Error(`${error.message}\n${logs(this.name)}`);
     });
     return this;
+  }
+
+  async metric(series) {
+    const answer = await fetch(`http://127.0.0.1:${this.admin}/metrics`);
+    const line = (await answer.text()).split("\n").find((line) => line.startsWith(`${series} `));
+    return Number(line?.split(" ")[1]);
   }
 
   async kill() {

@@ -1,5 +1,6 @@
 //! Streams with a user and an end: how many a user and a room may have, when they end, and who is disconnected.
 
+use super::super::leaving::PARTING_TICKS;
 use super::super::node::StreamRules;
 use super::*;
 
@@ -50,16 +51,17 @@ impl World {
     fn open(&self) -> usize {
         self.state.subscribers.len()
     }
-}
 
-/// What a client got, and whether that was all.
-fn got(mut client: &TcpStream) -> (String, bool) {
-    client
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
-    let mut text = String::new();
-    let ended = client.read_to_string(&mut text).is_ok();
-    (text, ended)
+    /// Whether the client's stream has ended.
+    fn ended(&mut self, mut client: &TcpStream) -> bool {
+        for _ in 0..PARTING_TICKS {
+            self.state.tick();
+        }
+        client
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        client.read_to_end(&mut Vec::new()).is_ok()
+    }
 }
 
 fn order(whom: Whom, at_ms: u64) -> Disconnect {
@@ -76,7 +78,7 @@ fn a_user_and_a_room_have_so_many_streams() {
     let first = world.come("a", terms("ann", 1));
     let _second = world.come("b", terms("ann", 1));
     let third = world.come("c", terms("ann", 1));
-    assert!(got(&third).1 && world.open() == 2);
+    assert!(world.ended(&third) && world.open() == 2);
     drop(first);
     while world.open() > 1 {
         world.turn();
@@ -85,7 +87,7 @@ fn a_user_and_a_room_have_so_many_streams() {
     let _bob = world.come("a", terms("bob", 1));
     let _anyone = world.come("a", Terms::default());
     let full = world.come("a", Terms::default());
-    assert!(got(&full).1 && world.open() == 4);
+    assert!(world.ended(&full) && world.open() == 4);
     let counts = &world.state.counters;
     for count in [&counts.refused_user, &counts.refused_room] {
         assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), 1);
@@ -118,7 +120,7 @@ fn permissions_that_end_together_end_within_the_leeway() {
     let over = world.come("a", until(1));
     let _never = world.come("a", until(u64::MAX));
     world.state.tick();
-    assert!(got(&over).1);
+    assert!(world.ended(&over));
     assert_eq!(world.open(), 65);
     drop(clients);
 }
@@ -142,9 +144,9 @@ fn a_disconnect_ends_what_is_from_before_and_lets_nothing_slip_through() {
     // On its way when the order came: the shard has not closed it, and does not let it in.
     let slow = world.come("a", terms("ann", 100));
     let other = world.come("b", terms("eve", 100));
-    assert!(got(&slow).1 && got(&other).1 && world.open() == 6);
+    assert!(world.ended(&slow) && world.ended(&other) && world.open() == 6);
     world.state.disconnect(&news);
-    assert!(got(&ann).1 && got(&anyone).1 && got(&token).1);
+    assert!(world.ended(&ann) && world.ended(&anyone) && world.ended(&token));
     assert_eq!(world.open(), 3);
     let closed = &world.state.counters.closed_disconnected;
     assert_eq!(closed.load(std::sync::atomic::Ordering::Relaxed), 5);
@@ -170,11 +172,30 @@ fn a_permission_from_a_clock_that_is_ahead_does_not_outlast_a_disconnect() {
         order(Whom::read("room", "b").unwrap(), 100_999),
     ];
     world.state.disconnect(&node.disconnects().note(orders, 0));
-    assert!(got(&ann).1 && got(&bob).1);
+    assert!(world.ended(&ann) && world.ended(&bob));
     assert_eq!(world.open(), 1);
     // It may be a later one: it is let in.
     let _back = world.come("a", terms("ann", 130));
     assert_eq!(world.open(), 2);
+}
+
+#[test]
+fn the_last_word_has_a_moment_before_the_stream_breaks_off() {
+    let (mut world, node) = world(StreamRules::default());
+    let mut ann = world.come("a", terms("ann", 100));
+    let orders = vec![order(Whom::read("user", "ann").unwrap(), 100_999)];
+    world.state.disconnect(&node.disconnects().note(orders, 0));
+    assert_eq!(world.open(), 0);
+    ann.set_nonblocking(true).unwrap();
+    let mut text = Vec::new();
+    for _ in 1..PARTING_TICKS {
+        world.state.tick();
+        let read = ann.read_to_end(&mut text);
+        assert_eq!(read.unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+    assert_eq!(String::from_utf8_lossy(&text), "head#!#");
+    world.state.tick();
+    assert_eq!(ann.read(&mut [0]).unwrap(), 0);
 }
 
 #[test]

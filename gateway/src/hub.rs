@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use opentelemetry::Context;
-use protocol::{Event, EventId, RoomName};
+use protocol::{Event, EventId, ForkId, LastEventId, RoomName};
 use tokio::sync::mpsc;
 
 use crate::trace::FanOut;
@@ -17,6 +17,7 @@ mod disconnects;
 mod heartbeat;
 mod leaving;
 mod log;
+mod mark;
 mod node;
 mod opening;
 mod owners;
@@ -34,6 +35,7 @@ mod transport;
 
 pub use classes::{ClassCounters, RoomClasses};
 pub use disconnects::{Disconnect, Disconnects, MAX_USER_BYTES, Whom, WhomError};
+pub use mark::Mark;
 pub use node::{HubCounters, Node, StreamRules};
 pub use places::{Addresses, Household, Place, Places, Users};
 pub use shard::{Shard, ShardHandle};
@@ -94,6 +96,8 @@ pub struct Reset {
     pub after: EventId,
     /// ...up to and including this one; the subscriber goes on from here.
     pub resume: EventId,
+    /// What the subscriber comes back with: `resume`, and after a fork what it has of the lost branch.
+    pub id: LastEventId,
 }
 
 /// What a broker sends to a shard. Per room, the order of arrival is the order of the room.
@@ -238,6 +242,8 @@ pub enum Position {
     Earliest,
     /// After this id. `0-0` is before the first event.
     After(EventId),
+    /// Where a failover put it.
+    Fork(ForkId),
     /// The client presented something that is not an id.
     Malformed(String),
 }
@@ -333,7 +339,7 @@ pub enum Control<'a> {
         /// The room.
         room: &'a RoomName,
         /// Position to resume from.
-        id: Option<EventId>,
+        id: Option<LastEventId>,
         /// Whether the broker is there.
         live: bool,
     },

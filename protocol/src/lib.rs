@@ -8,6 +8,7 @@ pub mod envelope;
 pub mod event;
 pub mod event_id;
 pub mod keys;
+pub mod last_event_id;
 #[cfg(feature = "otlp")]
 pub mod otlp;
 pub mod pattern;
@@ -23,5 +24,6 @@ pub mod trace;
 pub use event::{Event, EventError};
 pub use event_id::EventId;
 pub use keys::Keys;
+pub use last_event_id::{ForkId, LastEventId};
 pub use room::{RoomName, RoomNameError};
 pub use trace::TraceParent;

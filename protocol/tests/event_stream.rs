@@ -164,7 +164,7 @@ proptest! {
         for (at, (ms, sequence, name, data)) in events.iter().enumerate() {
             let id = EventId::new(*ms, *sequence);
             if at == 0 {
-                let frame = Frame { id: Some(id), event: name, retry_ms: retry, data };
+                let frame = Frame { id: Some(id.into()), event: name, retry_ms: retry, data };
                 frame.write_to(&mut out);
             } else {
                 encode::event(&mut out, Some(id), name.as_bytes(), data.as_bytes());

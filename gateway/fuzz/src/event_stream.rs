@@ -64,7 +64,7 @@ pub fn check(bytes: &[u8]) {
     let data = String::from_utf8_lossy(data);
     let name = String::from_utf8_lossy(name).replace(['\r', '\n', '\0'], "");
     let frame = Frame {
-        id: Some(EventId::new(piece as u64, 7)),
+        id: Some(EventId::new(piece as u64, 7).into()),
         event: &name,
         retry_ms: Some(piece as u32),
         data: &data,

@@ -1,7 +1,7 @@
-//! Event ids, room names, patterns of rooms, trace contexts.
+//! Event ids and what clients bring back, room names, patterns of rooms, trace contexts.
 
 use protocol::pattern::{fits, is_pattern};
-use protocol::{EventId, RoomName, TraceParent};
+use protocol::{EventId, LastEventId, RoomName, TraceParent};
 
 fn plain_id(text: &str) -> Option<EventId> {
     let (ms, seq) = text.split_once('-')?;
@@ -38,6 +38,13 @@ pub fn check(bytes: &[u8]) {
         assert_eq!(out, id.to_string().as_bytes());
         assert_eq!(EventId::parse(&out), Ok(id));
         assert!(id.before() < id || id == EventId::ZERO);
+    }
+    match LastEventId::parse(bytes) {
+        Ok(last) => {
+            assert_eq!(LastEventId::parse(last.to_string().as_bytes()), Ok(last));
+            assert!(last == last.resume().into() || bytes.contains(&b'~'));
+        }
+        Err(_) => assert_eq!(id, None),
     }
     if let Some(trace) = TraceParent::parse(bytes) {
         assert_eq!(

@@ -9,13 +9,12 @@ use std::collections::VecDeque;
 
 use protocol::EventId;
 
-use crate::hub::{History, Item, Reset, ResetReason};
+use crate::hub::{History, Item, Mark, Reset, ResetReason};
 
 mod branches;
 mod judge;
 
 use branches::Handed;
-pub use branches::{Mark, mark};
 
 /// Held messages of one room; beyond this they are dropped and read from the stream again.
 const MAX_HELD: usize = 1024;
@@ -377,7 +376,7 @@ impl Sequencer {
 
     fn append(&mut self, item: Item, id: EventId, out: &mut Vec<Output>) {
         self.head = Some(id);
-        self.remember(id, mark(&item));
+        self.remember(id, item.mark());
         self.counted = self.counted.map(|count| count + 1);
         self.behind = None;
         self.plain |= matches!(&item, Item::Event(event) if event.prev.is_none());
@@ -392,6 +391,10 @@ impl Sequencer {
         out: &mut Vec<Output>,
     ) {
         self.floor = self.floor.max(self.head.unwrap_or_default());
+        let id = match reason {
+            ResetReason::Fork => self.fork_id(resume),
+            _ => resume.into(),
+        };
         if reason == ResetReason::Fork {
             self.head = Some(resume);
             self.parted = (self.recent.len(), resume);
@@ -404,6 +407,7 @@ impl Sequencer {
             reason,
             after,
             resume,
+            id,
         }));
     }
 

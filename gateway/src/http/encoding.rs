@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use protocol::sse::encode;
-use protocol::{Event, EventId};
+use protocol::{Event, EventId, LastEventId};
 use serde::Serialize;
 
 use crate::hub::{Control, Encoder};
@@ -43,7 +43,7 @@ impl ChunkedEncoder {
         &self,
         out: &mut Vec<u8>,
         event: &str,
-        id: Option<EventId>,
+        id: Option<LastEventId>,
         retry: bool,
         data: &impl Serialize,
     ) {
@@ -95,7 +95,10 @@ impl Encoder for ChunkedEncoder {
                 };
                 self.named(out, "stream.open", id, true, &data);
             }
-            Control::Live { id } => self.named(out, "stream.live", id, false, &Live { live: true }),
+            Control::Live { id } => {
+                let id = id.map(LastEventId::Event);
+                self.named(out, "stream.live", id, false, &Live { live: true });
+            }
             Control::Reset { reset, presented } => {
                 let position = |id: EventId| (id != EventId::ZERO).then(|| id.to_string());
                 let lost = Lost {
@@ -107,7 +110,7 @@ impl Encoder for ChunkedEncoder {
                     presented,
                     lost,
                 };
-                self.named(out, "stream.reset", Some(reset.resume), false, &data);
+                self.named(out, "stream.reset", Some(reset.id), false, &data);
             }
             Control::Close { reason } => {
                 self.named(out, "stream.close", None, true, &Close { reason })
@@ -185,7 +188,7 @@ mod tests {
             &mut out,
             Control::Open {
                 room: &room,
-                id: Some(EventId::ZERO),
+                id: Some(EventId::ZERO.into()),
                 live: true,
             },
         );

@@ -1,7 +1,7 @@
 //! What a subscriber asks for: where to begin, and how to be kept informed.
 
 use http::{HeaderMap, HeaderValue, header};
-use protocol::EventId;
+use protocol::LastEventId;
 use url::form_urlencoded;
 
 use crate::hub::Position;
@@ -76,7 +76,11 @@ impl Wish {
 fn position(text: &[u8]) -> Position {
     match text {
         b"earliest" => Position::Earliest,
-        _ => EventId::parse(text).map_or_else(|_| malformed(text), Position::After),
+        _ => match LastEventId::parse(text) {
+            Ok(LastEventId::Event(id)) => Position::After(id),
+            Ok(LastEventId::Fork(fork)) => Position::Fork(fork),
+            Err(_) => malformed(text),
+        },
     }
 }
 
@@ -127,6 +131,7 @@ impl Accept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::{EventId, ForkId};
 
     fn position_of(header: Option<&'static str>, query: &str) -> Position {
         let mut headers = HeaderMap::new();
@@ -165,6 +170,15 @@ mod tests {
         assert_eq!(
             position_of(None, "recent=99999999"),
             Position::Recent(MAX_RECENT)
+        );
+        let fork = ForkId {
+            resume: EventId::new(1, 0),
+            seen: EventId::new(2, 3),
+            mark: 0xff,
+        };
+        assert_eq!(
+            position_of(Some("1-0~2-3~000000ff"), ""),
+            Position::Fork(fork)
         );
         assert_eq!(
             position_of(None, "recent=5&lastEventId=1-0"),

@@ -13,7 +13,7 @@ use protocol::EventId;
 
 use super::log::Place;
 use super::resume::Verdict;
-use super::state::{Purpose, Read, State};
+use super::state::{Purpose, Read, State, Witness};
 use super::subscriber::{Handle, PageCursor, Source};
 use super::{History, HistoryError, HistoryQuery, Position, ResetReason};
 
@@ -97,9 +97,10 @@ impl State {
         catch_up.reading = true;
         // Only newcomers gather: one that is in the midst of it goes on at once.
         let ripe = catch_up.proved || catch_up.presented.is_none();
-        let proved = catch_up.proved;
+        let (proved, fork) = (catch_up.proved, catch_up.fork);
         let kept = self.pages.iter().position(|page| {
-            page.room == room_key && !page.is_astray && page.answers(after, proved, false)
+            let is_sound = page.room == room_key && !page.is_astray;
+            is_sound && page.answers(after, proved, fork, false)
         });
         if let Some(at) = kept {
             self.serve(handle, at);
@@ -131,6 +132,7 @@ impl State {
         let Some(after) = catch_up.after() else {
             return;
         };
+        let after = catch_up.fork.map_or(after, |fork| page.place(fork));
         let mut begin = after;
         let agrees = page.agrees(&self.rooms[room_key].log);
         let last = page.facts.last_id;
@@ -154,6 +156,8 @@ impl State {
                 return;
             }
             catch_up.agreed = agrees;
+            catch_up.fork = None;
+            catch_up.want = Position::After(after);
             match verdict {
                 Verdict::Proved => catch_up.proved = true,
                 Verdict::Trimmed(resume) => {
@@ -170,6 +174,14 @@ impl State {
                     let is_there = agrees && !is_below;
                     let resume = if is_there { head } else { head.max(after) };
                     self.reset_to(key, reason, Some(after), end, resume);
+                    // It may be of a primary of which this node is still to hear.
+                    self.witnesses.push_back(Witness {
+                        handle,
+                        id: after,
+                        is_lost: true,
+                        head,
+                        since: now,
+                    });
                     self.to_flush.push_back(handle);
                     return;
                 }
@@ -325,6 +337,7 @@ impl State {
             let (Some(after), proved) = (catch_up.after(), catch_up.proved) else {
                 continue;
             };
+            let fork = catch_up.fork;
             let newest = self.pages.len().wrapping_sub(1);
             if history.is_none() && fresh {
                 catch_up.reading = false;
@@ -332,7 +345,7 @@ impl State {
                 let (head, end) = (log.head(), log.end());
                 self.reset_to(key, ResetReason::Unknown, Some(after), end, head);
                 self.to_flush.push_back(handle);
-            } else if history.is_some() && self.pages[newest].answers(after, proved, fresh) {
+            } else if history.is_some() && self.pages[newest].answers(after, proved, fork, fresh) {
                 is_answered = true;
                 self.serve(handle, newest);
             } else if index < count {

@@ -1,7 +1,7 @@
 //! A subscriber comes: its head leaves, it enters its room, and is told where it is.
 
 use mio::{Interest, Token};
-use protocol::RoomName;
+use protocol::{LastEventId, RoomName};
 
 use super::node::Counters;
 use super::room::Room;
@@ -108,7 +108,7 @@ impl State {
         let id = match catch_up.want {
             _ if !self.is_live(room) => None,
             _ if !room.joined => return,
-            Position::After(id) => Some(id),
+            Position::After(id) => Some(catch_up.fork.map_or(id.into(), LastEventId::Fork)),
             Position::Malformed(_) => None,
             _ => return,
         };
@@ -116,7 +116,7 @@ impl State {
     }
 
     /// Adds `stream.open` to the outbox, once.
-    pub(super) fn send_open(&mut self, key: usize, id: Option<protocol::EventId>) {
+    pub(super) fn send_open(&mut self, key: usize, id: Option<LastEventId>) {
         let subscriber = &mut self.subscribers[key];
         if subscriber.opened {
             return;

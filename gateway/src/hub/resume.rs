@@ -81,6 +81,8 @@ impl State {
                 self.send_open(key, None);
             }
             Position::Earliest => self.backfill(key),
+            // `CatchUp` has it apart.
+            Position::Fork(_) => {}
             Position::Malformed(_) => self.reset_to(key, ResetReason::Malformed, None, end, head),
             Position::After(id) => {
                 let id = *id;
@@ -88,6 +90,8 @@ impl State {
                 let is_doubtful =
                     id == EventId::ZERO && catch_up.presented.is_some() && !catch_up.proved;
                 match log.locate(id) {
+                    // Only the stream says which of its two ids counts.
+                    _ if catch_up.fork.is_some() => {}
                     Place::At(offset) if is_doubtful && offset < end => {}
                     Place::At(offset) => {
                         self.place(key, offset, end, EventId::ZERO);
@@ -107,7 +111,7 @@ impl State {
     /// A new client's place is known: it is opened there.
     fn enter(&mut self, key: usize, offset: u64, position: EventId) {
         let end = self.rooms[self.subscribers[key].room as usize].log.end();
-        self.send_open(key, Some(position));
+        self.send_open(key, Some(position.into()));
         let is_live = self.is_live(&self.rooms[self.subscribers[key].room as usize]);
         let subscriber = &mut self.subscribers[key];
         if subscriber.dark && is_live {
@@ -155,6 +159,7 @@ impl State {
             self.witnesses.push_back(Witness {
                 handle: (key as u32, subscriber.serial),
                 id: seen,
+                is_lost: false,
                 head,
                 since: self.now,
             });
@@ -195,6 +200,7 @@ impl State {
             reason,
             after: after.unwrap_or_default(),
             resume,
+            id: resume.into(),
         };
         subscriber.push_control(
             Control::Reset {

@@ -37,11 +37,13 @@ const FORGET_TICKS: u32 = 200;
 /// How long an empty room stays subscribed, so that a reload finds its log.
 const LINGER_TICKS: u32 = 200;
 
-/// A subscriber whose position was proved by the stream, not by the log.
+/// A subscriber of whose position the stream said something, not the log.
 #[derive(Debug)]
 pub(super) struct Witness {
     pub(super) handle: Handle,
     pub(super) id: protocol::EventId,
+    /// Not there: it was told so.
+    pub(super) is_lost: bool,
     /// What the log ended with then.
     pub(super) head: protocol::EventId,
     pub(super) since: u32,

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use opentelemetry::Context;
-use protocol::EventId;
+use protocol::{EventId, ForkId, LastEventId};
 
 use super::access::Access;
 use super::log::{RoomLog, View};
@@ -45,6 +45,8 @@ impl Source {
 #[derive(Debug)]
 pub(super) struct CatchUp {
     pub(super) want: Position,
+    /// Of a client that a failover put where it is, until a page says which of its two ids counts.
+    pub(super) fork: Option<ForkId>,
     /// What the client presented, as it wrote it.
     pub(super) presented: Option<String>,
     /// Continuity from the wanted id on is proved.
@@ -82,12 +84,18 @@ impl CatchUp {
     pub(super) fn new(want: Position) -> Self {
         let presented = match &want {
             Position::After(id) => Some(id.to_string()),
+            Position::Fork(fork) => Some(LastEventId::Fork(*fork).to_string()),
             Position::Malformed(text) => Some(text.clone()),
             _ => None,
         };
         let source = presented.is_some().then_some(Source::Log);
+        let fork = match want {
+            Position::Fork(fork) => Some(fork),
+            _ => None,
+        };
         Self {
-            want,
+            want: fork.map_or(want, |fork| Position::After(fork.resume)),
+            fork,
             presented,
             proved: false,
             backfilled: false,

@@ -5,7 +5,8 @@
 
 use std::time::Instant;
 
-use protocol::EventId;
+use protocol::last_event_id::ANY_MARK;
+use protocol::{EventId, ForkId};
 
 use super::log::{Place, RoomLog};
 use super::node::Counters;
@@ -91,6 +92,7 @@ impl State {
                 id,
                 head,
                 since,
+                ..
             } = witness;
             let Some(subscriber) = self.subscribers.get_mut(handle.0 as usize) else {
                 continue;
@@ -138,7 +140,7 @@ impl State {
             ResetReason::Fork => reset.resume,
             _ => reset.after,
         };
-        self.prove_again(room_key, common);
+        self.prove_again(room_key, common, reset.reason == ResetReason::Fork);
         let room = &mut self.rooms[room_key];
         room.backfilled = false;
         let before = room.log.memory();
@@ -160,18 +162,35 @@ impl State {
         self.forget_pages(room_key);
     }
 
-    /// Whose position was proved by the stream itself beyond what the log had in common with it, may have it from
-    /// the stream that is there now: it is asked again, instead of being given again what it has.
-    fn prove_again(&mut self, room_key: usize, common: EventId) {
+    /// Whose position was proved by the stream itself beyond what the log had in common with it, or was lost to it, may have it
+    /// from the stream that is there now: it is asked again, instead of being given again what it has.
+    fn prove_again(&mut self, room_key: usize, common: EventId, is_fork: bool) {
         let log = &self.rooms[room_key].log;
-        for &Witness { handle, id, .. } in &self.witnesses {
+        for witness in &self.witnesses {
+            let &Witness {
+                handle,
+                id,
+                is_lost,
+                ..
+            } = witness;
             let Some(subscriber) = self.subscribers.get_mut(handle.0 as usize) else {
                 continue;
             };
             let is_it = subscriber.serial == handle.1 && subscriber.room as usize == room_key;
-            if is_it && subscriber.catch_up.is_none() && id > common {
-                // What it was given since is of the branch that is lost: then that is its position.
-                let seen = subscriber.keep_rest(log, subscriber.offset);
+            if !is_it || subscriber.catch_up.is_some() || id <= common || (is_lost && !is_fork) {
+                continue;
+            }
+            // What it was given since is of the branch that is lost: then that is its position, unless it came with one of the
+            // new branch.
+            let seen = subscriber.keep_rest(log, subscriber.offset);
+            if is_lost {
+                let fork = ForkId {
+                    resume: common,
+                    seen: id,
+                    mark: ANY_MARK,
+                };
+                fall_to(subscriber, Position::Fork(fork));
+            } else {
                 fall_behind(subscriber, id.max(seen));
             }
         }
@@ -336,7 +355,10 @@ fn leave_log(subscriber: &mut Subscriber, log: &RoomLog) {
 }
 
 fn fall_behind(subscriber: &mut Subscriber, after: EventId) {
-    let want = Position::After(after);
+    fall_to(subscriber, Position::After(after));
+}
+
+fn fall_to(subscriber: &mut Subscriber, want: Position) {
     subscriber.catch_up = Some(Box::new(CatchUp {
         presented: None,
         backfilled: true,

@@ -197,6 +197,10 @@ impl World {
             .and_then(|at| self.stored.get(at))
             .and_then(Item::id)
             .unwrap_or_default();
+        self.join_at(Position::After(after), after, framing, way);
+    }
+
+    fn join_at(&mut self, position: Position, after: EventId, framing: Framing, way: Way) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -213,7 +217,6 @@ impl World {
             after: after.ms,
             received: Vec::new(),
         });
-        let position = Position::After(after);
         let wire = match way {
             Way::Socket => Wire::Socket(server),
             Way::Holding => Wire::Other(Box::new(Holding::new(server))),
@@ -491,6 +494,7 @@ fn a_room_that_was_reset_and_left_holds_no_memory() {
         reason: ResetReason::Deleted,
         after: EventId::ZERO,
         resume: EventId::new(9, 0),
+        id: EventId::new(9, 0).into(),
     };
     let room = world.room.clone();
     world.state.supply(Supply::Reset { room, reset });

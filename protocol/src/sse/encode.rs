@@ -3,13 +3,13 @@
 
 use memchr::memchr2;
 
-use crate::EventId;
+use crate::{EventId, LastEventId};
 
 /// One block of an event stream. Lines are written in the order of the fields.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
     /// Moves the client's position.
-    pub id: Option<EventId>,
+    pub id: Option<LastEventId>,
     /// Empty for an unnamed event. Must be free of CR, LF and NUL.
     pub event: &'a str,
     /// Reconnection time in milliseconds.
@@ -35,11 +35,11 @@ impl Frame<'_> {
 /// checked them.
 pub fn event(out: &mut Vec<u8>, id: Option<EventId>, name: &[u8], text: &[u8]) {
     out.reserve(text.len() + name.len() + 64);
-    head(out, id, name);
+    head(out, id.map(LastEventId::Event), name);
     data(out, text);
 }
 
-fn head(out: &mut Vec<u8>, id: Option<EventId>, name: &[u8]) {
+fn head(out: &mut Vec<u8>, id: Option<LastEventId>, name: &[u8]) {
     if let Some(id) = id {
         out.extend_from_slice(b"id: ");
         id.write_to(out);

@@ -9,7 +9,7 @@ use redis::{Cmd, Value};
 
 use super::commands::{Away, Refusal, check, text};
 use super::{Purpose, Shared};
-use crate::broker::sequencer::{BRANCH, Read, Tail, mark};
+use crate::broker::sequencer::{BRANCH, Read, Tail};
 use crate::hub::{History, HistoryQuery, Item};
 
 /// Entries per page of a range read for live rooms.
@@ -75,7 +75,7 @@ pub(super) async fn tail(shared: &Shared, room: &RoomName, read: Read) -> Result
             tail.anchor = items
                 .first()
                 .filter(|item| item.id() == Some(after))
-                .and_then(mark);
+                .and_then(Item::mark);
             fill_after(&mut tail.history, items, after, limit);
         }
         Read::Around(_) => {

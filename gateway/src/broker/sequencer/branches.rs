@@ -1,37 +1,12 @@
 //! After a failover: what a new primary has in common with what the old one had.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::num::NonZeroU32;
-
-use protocol::EventId;
+use protocol::{EventId, ForkId, LastEventId};
 
 use super::{Output, RECENT, Sequencer, Tail};
-use crate::hub::{History, Item, ResetReason};
+use crate::hub::{History, Mark, ResetReason};
 
 /// Milliseconds for which a deployment may have two primaries: until Sentinel demotes the old one, and more.
 const TWO_PRIMARIES: u64 = 30_000;
-
-/// Tells events apart to which two primaries gave one id: made of the predecessor, the name, and the data's length and ends.
-pub type Mark = NonZeroU32;
-
-/// Bytes at each end of the data that a mark looks at.
-const ENDS: usize = 256;
-
-/// `None` where it cannot be delivered: then its id has to do.
-pub fn mark(item: &Item) -> Option<Mark> {
-    let event = item.event()?;
-    let mut hasher = DefaultHasher::new();
-    (event.prev, &*event.name, event.data.len()).hash(&mut hasher);
-    let end = event.data.len().saturating_sub(ENDS).max(ENDS);
-    for part in [
-        event.data.get(..ENDS).unwrap_or(&event.data),
-        event.data.get(end..).unwrap_or_default(),
-    ] {
-        part.hash(&mut hasher);
-    }
-    // Half of the hash is enough: it is asked only where the ids are alike.
-    NonZeroU32::new(hasher.finish() as u32 | 1)
-}
 
 /// What is remembered of an item that was handed on.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +53,21 @@ impl Sequencer {
             .is_some_and(|known| !known.is(id, mark))
     }
 
+    /// The id of a reset by which everyone goes on after `resume`: what was handed on last is in it.
+    pub(super) fn fork_id(&self, resume: EventId) -> LastEventId {
+        let mut recent = self.recent.iter().rev();
+        let head = self.head.filter(|&head| head > resume);
+        let seen = head.and_then(|head| recent.find(|known| known.id == head));
+        let fork = seen.and_then(|seen| {
+            Some(ForkId {
+                resume,
+                seen: seen.id,
+                mark: seen.mark?.get(),
+            })
+        });
+        fork.map_or(resume.into(), LastEventId::Fork)
+    }
+
     pub(super) fn remember(&mut self, id: EventId, mark: Option<Mark>) {
         if self.recent.len() == RECENT
             && let Some(forgotten) = self.recent.pop_front()
@@ -118,7 +108,7 @@ impl Sequencer {
         self.compared = self.head;
         let (began, head) = (self.known_from, self.head.unwrap_or_default());
         let items = tail.history.items.iter();
-        let items = items.filter_map(|item| Some((item.id()?, mark(item))));
+        let items = items.filter_map(|item| Some((item.id()?, item.mark())));
         let before = items
             .clone()
             .map(|(id, _)| id)

@@ -315,6 +315,7 @@ impl Node {
             reason,
             after,
             resume,
+            ..
         } = told.reset;
         let named = id(ms) > after && (reason != ResetReason::Trimmed || id(ms) <= resume);
         named && !self.got.contains(&ms)

@@ -208,6 +208,19 @@ fn a_fork_is_told_only_when_ids_go_back() {
     branch.history.anchor_found = true;
     room.read(Some(branch), &mut out);
     assert_eq!(short(&mut out), "r7 r5 Fork 5..5 6 9");
+    // Who is told so brings back what it has of the lost branch.
+    let (mut room, mut out) = (joined_at(5), Vec::new());
+    let lost = message(7, 5);
+    let mark = lost.item.mark().unwrap().get();
+    room.message(lost, &mut out);
+    room.confirmed(&mut out);
+    room.read(Some(tail(&[], 5, Some(1))), &mut out);
+    out.clear();
+    room.message(message(6, 5), &mut out);
+    let Some(Output::Reset(reset)) = out.first() else {
+        panic!("{out:?}");
+    };
+    assert_eq!(reset.id.to_string(), format!("5-0~7-0~{mark:08x}"));
 }
 
 #[test]
@@ -262,7 +275,7 @@ fn two_primaries_that_give_one_id_to_two_events_are_told_apart() {
     };
     let mut namesake = other(&[(80, Some(70))]);
     namesake.history.anchor_found = true;
-    namesake.anchor = mark(&item(70, Some(65)));
+    namesake.anchor = item(70, Some(65)).mark();
     room.read(Some(namesake), &mut out);
     assert_eq!(short(&mut out), "c50", "its 70 follows 65");
     let later = [(65, Some(50)), (70, Some(65)), (80, Some(70))];
@@ -307,7 +320,7 @@ fn a_mark_is_of_the_predecessor_and_the_ends_of_the_data() {
             unreachable!()
         };
         event.data = String::from_utf8(data).unwrap().into();
-        mark(&Item::Event(event))
+        Item::Event(event).mark()
     };
     for length in [0, 1, 255, 256, 257, 400, 511, 512, 513, 5000] {
         let data = vec![b'a'; length];
@@ -322,5 +335,5 @@ fn a_mark_is_of_the_predecessor_and_the_ends_of_the_data() {
             }
         }
     }
-    assert_eq!(mark(&Item::Skipped(id(1))), None);
+    assert_eq!(Item::Skipped(id(1)).mark(), None);
 }

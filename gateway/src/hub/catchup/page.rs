@@ -5,25 +5,33 @@
 
 use std::rc::Rc;
 
-use protocol::EventId;
+use protocol::last_event_id::ANY_MARK;
+use protocol::{EventId, ForkId};
 
 use super::KEPT_TICKS;
-use crate::hub::History;
 use crate::hub::log::{Place, RoomLog};
 use crate::hub::resume::{Verdict, judge};
 use crate::hub::state::State;
+use crate::hub::{History, Mark};
 
 /// Pages that one shard keeps.
 const PAGES_KEPT: usize = 64;
 /// The part of the shard's log memory that pages may take.
 const PAGES_SHARE: usize = 4;
 
+/// One of a page's items.
+struct Link {
+    id: EventId,
+    /// What it names as the one before.
+    prev: Option<EventId>,
+    mark: Option<Mark>,
+}
+
 /// A page of a room's history.
 pub(in crate::hub) struct Page {
     pub(super) room: usize,
     pub(super) log: Rc<RoomLog>,
-    /// The ids in it, and what each names as the one before.
-    links: Vec<(EventId, Option<EventId>)>,
+    links: Vec<Link>,
     /// What the read said besides the items.
     pub(super) facts: History,
     /// The stream ended below what the log had when the read began: a failover has lost the rest of it.
@@ -36,14 +44,21 @@ pub(in crate::hub) struct Page {
 impl Page {
     /// Whether the page can answer for a position. What is said of positions after its last entry
     /// holds only for those who came before it was read (`fresh`): there may be more by now.
-    pub(super) fn answers(&self, after: EventId, proved: bool, fresh: bool) -> bool {
-        if after < self.log.floor() {
+    pub(super) fn answers(
+        &self,
+        after: EventId,
+        proved: bool,
+        fork: Option<ForkId>,
+        fresh: bool,
+    ) -> bool {
+        let reaches = |fork: ForkId| self.links.last().is_some_and(|last| last.id >= fork.seen);
+        if after < self.log.floor() || !fork.is_none_or(|fork| fresh || reaches(fork)) {
             return false;
         }
         let known = if proved {
             after < self.log.head()
         } else {
-            self.links.last().is_some_and(|(last, _)| after <= *last) || after == self.facts.last_id
+            self.links.last().is_some_and(|last| after <= last.id) || after == self.facts.last_id
         };
         known || (fresh && !self.facts.more)
     }
@@ -56,18 +71,32 @@ impl Page {
             || (head == self.log.floor() && self.facts.anchor_found)
             || self
                 .links
-                .binary_search_by_key(&head, |(id, _)| *id)
+                .binary_search_by_key(&head, |link| link.id)
                 .is_ok();
         has_head || (last != EventId::ZERO && matches!(log.locate(last), Place::At(_)))
     }
 
+    /// The id after which a client goes on that a failover put where it is.
+    pub(super) fn place(&self, fork: ForkId) -> EventId {
+        let at = self.links.binary_search_by_key(&fork.seen, |link| link.id);
+        let is_seen = |at: usize| {
+            let mark = self.links[at].mark.map(Mark::get);
+            fork.mark == ANY_MARK || mark == Some(fork.mark)
+        };
+        if at.is_ok_and(is_seen) {
+            fork.seen
+        } else {
+            fork.resume
+        }
+    }
+
     pub(super) fn judge(&self, after: EventId) -> Verdict {
-        let at = self.links.partition_point(|(id, _)| *id <= after);
+        let at = self.links.partition_point(|link| link.id <= after);
         let inside = at
             .checked_sub(1)
-            .is_some_and(|at| self.links[at].0 == after);
+            .is_some_and(|at| self.links[at].id == after);
         let first = after == self.log.floor() && self.facts.anchor_found;
-        let next = self.links.get(at).and_then(|(_, prev)| *prev);
+        let next = self.links.get(at).and_then(|link| link.prev);
         judge(after, inside || first, next, &self.facts)
     }
 }
@@ -79,7 +108,11 @@ impl State {
         let mut links = Vec::with_capacity(history.items.len());
         for item in &history.items {
             log.append(item, &*self.encoder);
-            links.extend(item.id().map(|id| (id, item.prev())));
+            links.extend(item.id().map(|id| Link {
+                id,
+                prev: item.prev(),
+                mark: item.mark(),
+            }));
         }
         if !history.more {
             // Nothing else is there up to the last generated id, even if its entry was deleted.

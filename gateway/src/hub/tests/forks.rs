@@ -87,6 +87,7 @@ fn a_position_of_the_new_primary_waits_for_a_node_that_hears_the_old_one() {
         reason: ResetReason::Fork,
         after,
         resume: after,
+        id: after.into(),
     };
     world.state.supply(Supply::Reset { room, reset });
     world.given = 2;
@@ -153,4 +154,102 @@ fn who_is_ahead_of_another_stream_is_told_in_time() {
     world.give(usize::MAX);
     world.asks(&new, 60);
     assert_eq!(world.heard(), "reset Future", "through 9");
+}
+
+/// A reset says where the new primary goes on, and what its client has of the old one: nodes that follow either give it what
+/// comes after that, once.
+#[test]
+fn who_was_sent_back_by_a_failover_goes_on_wherever_it_comes_to() {
+    let (old, resume) = ([2, 4, 8, 12], EventId::new(4, 0));
+    let last = stream(&old).pop().unwrap();
+    let fork = Position::Fork(ForkId {
+        resume,
+        seen: last.id().unwrap(),
+        mark: last.mark().unwrap().get(),
+    });
+    for (ids, heard) in [
+        // The old primary's.
+        (vec![2, 4, 8, 12], ""),
+        (vec![2, 4, 8, 12, 14], "{[14]}"),
+        // The new one's, before it has anything else, and with what it has.
+        (vec![2, 4], ""),
+        (vec![2, 4, 9, 10], "{[9]}{[10]}"),
+        // The same id, but not the same event.
+        (vec![2, 4, 9, 12], "{[9]}{[12]}"),
+        // Nothing that it has is there any more.
+        (vec![20, 22], "reset Trimmed{[20]}{[22]}"),
+    ] {
+        let mut world = World::with(&ids);
+        world.join_at(fork.clone(), resume, Framing::Identity, Way::Socket);
+        world.asks(&ids, 3);
+        assert_eq!(world.heard(), heard, "where there is {ids:?}");
+    }
+}
+
+/// A page that ends before what the client has does not say that the stream has it not.
+#[test]
+fn an_old_page_does_not_speak_of_what_came_after_it() {
+    let old = [2, 4, 8, 12];
+    let mut world = World::with(&old[..3]);
+    world.stored = stream(&old[..3]);
+    world.join_at(
+        Position::After(EventId::new(2, 0)),
+        EventId::new(2, 0),
+        Framing::Identity,
+        Way::Socket,
+    );
+    world.asks(&old[..3], 1);
+    world.stored = stream(&old);
+    world.given = 3;
+    world.give(1);
+    let last = world.stored[3].clone();
+    let fork = ForkId {
+        resume: EventId::new(4, 0),
+        seen: last.id().unwrap(),
+        mark: last.mark().unwrap().get(),
+    };
+    world.join_at(
+        Position::Fork(fork),
+        fork.resume,
+        Framing::Identity,
+        Way::Socket,
+    );
+    world.asks(&old, 3);
+    assert_eq!(world.heard(), "");
+}
+
+/// It has 9, of the new primary, and comes to a node that does not know of that one yet.
+#[test]
+fn a_position_that_the_old_primary_does_not_know_counts_again_after_the_failover() {
+    for (id, new, after) in [
+        (9, vec![2, 4, 9, 10], "{[10]}"),
+        (15, vec![2, 4, 9, 10, 15, 17], "{[17]}"),
+        // It was of neither: it goes on with what follows what both have.
+        (9, vec![2, 4, 10], "{[10]}"),
+    ] {
+        let mut world = World::with(&[2, 4, 8]);
+        world.stored = stream(&[2, 4, 8, 12]);
+        world.give(1);
+        let came = EventId::new(id, 0);
+        world.join_at(Position::After(came), came, Framing::Identity, Way::Socket);
+        world.asks(&[2, 4, 8, 12], 3);
+        assert!(world.heard().starts_with("reset "));
+        world.stored = stream(&[2, 4, 8, 12, 16]);
+        world.give(1);
+        world.turn();
+        assert_eq!(world.heard(), "{[16]}");
+        let (room, resume) = (world.room.clone(), EventId::new(4, 0));
+        let reset = Reset {
+            reason: ResetReason::Fork,
+            after: resume,
+            resume,
+            id: resume.into(),
+        };
+        world.state.supply(Supply::Reset { room, reset });
+        world.stored = stream(&new);
+        world.given = 2;
+        world.give(usize::MAX);
+        world.asks(&new, 3);
+        assert_eq!(world.heard(), after, "{id} and {new:?}");
+    }
 }

@@ -74,7 +74,9 @@ impl View {
                     self.problems
                         .push(format!("a reset without a reason or a range: {message:?}"));
                 }
-                self.last = message.id.as_deref().and_then(parse_id).unwrap_or_default();
+                // After a fork it also says what the client has of the lost branch.
+                let id = message.id.as_deref().and_then(|id| id.split('~').next());
+                self.last = id.and_then(parse_id).unwrap_or_default();
                 self.resets.push(reset);
             }
             name if name.starts_with("stream.") => {}

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 use protocol::{Event, EventId};
 
 use super::reference::Faults;
-use crate::broker::sequencer::{BRANCH, Message, Read, Tail, mark};
+use crate::broker::sequencer::{BRANCH, Message, Read, Tail};
 use crate::hub::{History, Item};
 
 /// Entries per page.
@@ -230,7 +230,7 @@ impl Redis {
         let mut anchor = None;
         if let Read::After(after) = read {
             let own = stream.entries.iter().find(|(ms, _)| id(*ms) == after);
-            anchor = own.and_then(|&(ms, prev)| mark(&event(Some(ms), prev, ms)));
+            anchor = own.and_then(|&(ms, prev)| event(Some(ms), prev, ms).mark());
             let later = stream.entries.iter().filter(|(ms, _)| id(*ms) > after);
             let items = later.map(|&(ms, prev)| event(Some(ms), prev, ms));
             history.items = items.take(PAGE + 1).collect();

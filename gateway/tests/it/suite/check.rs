@@ -134,13 +134,12 @@ fn check_room(
         line.clients += 1;
         line.repeated += view.repeated.len();
         line.longest_gap = line.longest_gap.max(view.longest_gap);
-        // The id that it brings does not say what it had from the other primary...
-        let strays = effect.two_primaries && watcher.wanders;
-        // ...and may be that of another event there.
+        // The id that it brings may be that of another event at the other primary.
         let is_other = |(id, event, _): &(Id, u64, _)| stream.get(id).is_some_and(|at| at != event);
+        let strays = effect.two_primaries && watcher.wanders;
         let is_misled = strays && view.fresh.iter().any(is_other);
         let repeated = view.repeated.iter().map(|(_, problem)| problem);
-        let repeated = repeated.filter(|_| !strays);
+        let repeated = repeated.filter(|_| !is_misled);
         let problems = view.problems.iter().chain(repeated);
         line.problems
             .extend(problems.map(|problem| format!("{who}: {problem}")));

@@ -1,6 +1,6 @@
 //! Stored events as JSON: for a first paint, and for clients that cannot stream.
 
-use protocol::EventId;
+use protocol::{EventId, LastEventId};
 use serde_json::{Value, json};
 use url::form_urlencoded;
 
@@ -26,8 +26,8 @@ pub fn query(query: &str) -> Result<HistoryQuery, Failure> {
         match &*name {
             "after" if value == "earliest" => after = Some(EventId::ZERO),
             "after" => {
-                let id = value
-                    .parse()
+                let id = LastEventId::parse(value.as_bytes())
+                    .map(LastEventId::resume)
                     .map_err(|error| Failure::bad(format!("after is {value:?}: {error}")))?;
                 after = Some(id);
             }
@@ -114,6 +114,10 @@ mod tests {
         assert_eq!(
             query("after=1-0&limit=1000").unwrap(),
             after(EventId::new(1, 0), 1000)
+        );
+        assert_eq!(
+            query("after=1-0~2-0~000000ff").unwrap(),
+            after(EventId::new(1, 0), DEFAULT_LIMIT)
         );
         assert_eq!(
             query("after=earliest").unwrap(),

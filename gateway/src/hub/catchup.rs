@@ -172,8 +172,19 @@ impl State {
                     // A log that is not where the stream is may be of a lost branch, and another node may have handed on
                     // more of it: from its head that would be given again.
                     let is_there = agrees && !is_below;
-                    let resume = if is_there { head } else { head.max(after) };
-                    self.reset_to(key, reason, Some(after), end, resume);
+                    // What the stream has beyond the log may be what both primaries have, and the client with them.
+                    let resume = match is_there {
+                        true if is_whole => head.max(last),
+                        true => head,
+                        false => head.max(after),
+                    };
+                    let floor = if is_there && resume > head {
+                        resume
+                    } else {
+                        EventId::ZERO
+                    };
+                    self.send_reset(key, reason, Some(after), resume);
+                    self.place(key, end, end, floor);
                     // It may be of a primary of which this node is still to hear.
                     self.witnesses.push_back(Witness {
                         handle,

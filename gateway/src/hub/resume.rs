@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TraceContextExt;
-use protocol::EventId;
+use protocol::last_event_id::ANY_MARK;
+use protocol::{EventId, ForkId, LastEventId};
 
 use super::log::{Place, RoomLog};
 use super::node::Counters;
@@ -196,11 +197,20 @@ impl State {
             }
             catch_up.presented.take()
         });
+        // What it has may be of a primary that other nodes still follow.
+        let seen = after.filter(|&after| after > resume && reason != ResetReason::Trimmed);
+        let id = seen.map_or(resume.into(), |seen| {
+            LastEventId::Fork(ForkId {
+                resume,
+                seen,
+                mark: ANY_MARK,
+            })
+        });
         let reset = Reset {
             reason,
             after: after.unwrap_or_default(),
             resume,
-            id: resume.into(),
+            id,
         };
         subscriber.push_control(
             Control::Reset {

@@ -62,7 +62,11 @@ impl Encoder for Marks {
         out.push(b'#');
         match control {
             Control::Reset { reset, .. } => {
-                out.extend_from_slice(format!("!reset:{:?}!", reset.reason).as_bytes())
+                let mut text = format!("!reset:{:?}", reset.reason);
+                if let LastEventId::Fork(_) = reset.id {
+                    text.push_str(&format!(" at {}", reset.id));
+                }
+                out.extend_from_slice(format!("{text}!").as_bytes())
             }
             Control::Open { .. } => out.extend_from_slice(b"!open!"),
             _ => out.extend_from_slice(b"!"),

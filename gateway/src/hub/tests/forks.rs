@@ -110,7 +110,7 @@ fn a_position_beyond_what_is_left_is_told_and_kept_from_a_repeat() {
     world.given = 2;
     world.give(usize::MAX);
     world.asks(&new, 2);
-    assert_eq!(world.heard(), "reset Future", "through 9");
+    assert_eq!(world.heard(), "reset Future at 9-0~12-0~00000000");
     world.stored = stream(&[2, 4, 9, 11]);
     world.given = 3;
     world.give(1);
@@ -153,7 +153,7 @@ fn who_is_ahead_of_another_stream_is_told_in_time() {
     world.given = 2;
     world.give(usize::MAX);
     world.asks(&new, 60);
-    assert_eq!(world.heard(), "reset Future", "through 9");
+    assert_eq!(world.heard(), "reset Future at 9-0~12-0~00000000");
 }
 
 /// A reset says where the new primary goes on, and what its client has of the old one: nodes that follow either give it what
@@ -252,4 +252,22 @@ fn a_position_that_the_old_primary_does_not_know_counts_again_after_the_failover
         world.asks(&new, 3);
         assert_eq!(world.heard(), after, "{id} and {new:?}");
     }
+}
+
+/// 5 is of both primaries, and the client has it; the node has not heard it yet.
+#[test]
+fn what_the_stream_has_beyond_the_log_is_not_given_to_who_may_have_it() {
+    let new = [2, 4, 5];
+    let mut world = World::with(&[2, 4]);
+    world.stored = stream(&new);
+    let came = EventId::new(12, 0);
+    world.join_at(Position::After(came), came, Framing::Identity, Way::Socket);
+    world.asks(&new, 3);
+    assert_eq!(world.heard(), "reset Future at 5-0~12-0~00000000");
+    let new = [2, 4, 5, 9];
+    world.stored = stream(&new);
+    world.given = 2;
+    world.give(usize::MAX);
+    world.asks(&new, 3);
+    assert_eq!(world.heard(), "{[9]}");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::fault::{Effect, Fault};
 use super::ledger::{Id, number_of, parse_id};
 use super::report::Line;
-use super::world::{Room, World};
+use super::world::{Room, SLOW, World};
 use crate::support::redis::{ask, key};
 use crate::support::{DEADLINE, POLL};
 
@@ -226,9 +226,13 @@ fn check_room(
             ));
         }
 
+        let mut late: Vec<(u64, Duration)> = Vec::new();
         for (event, acked_at) in book.acked.values().filter(|(_, at)| *at >= healed) {
             if let Some((_, at)) = view.received.get(event) {
                 let delay = at.saturating_duration_since(*acked_at);
+                if delay > SLOW {
+                    late.push((*event, delay));
+                }
                 if delay > line.slowest_after {
                     line.slowest_after = delay;
                     line.slowest = format!(
@@ -239,6 +243,12 @@ fn check_room(
                     );
                 }
             }
+        }
+        if let (Some(first), Some(last)) = (late.first(), late.last()) {
+            println!(
+                "  {who}: {} came late, from {first:?} to {last:?}",
+                late.len()
+            );
         }
         drop(view);
     }

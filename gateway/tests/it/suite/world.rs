@@ -18,7 +18,7 @@ use super::view::View;
 use crate::support::{Client, Gateway, Setup};
 
 /// A delivery that takes longer is told of in detail.
-const SLOW: Duration = Duration::from_secs(1);
+pub const SLOW: Duration = Duration::from_secs(1);
 
 /// How much there is of everything.
 #[derive(Debug, Clone, Copy)]

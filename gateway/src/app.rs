@@ -192,7 +192,7 @@ pub async fn run(
         };
         let left = || Left {
             streams: node.streams(),
-            connections: metrics.connections(),
+            connections: metrics.connections() + node.parting(),
         };
         tokio::select! {
             left = drain(&lifecycle, &times, |spread| node.drain(spread), left) => left,

@@ -153,7 +153,7 @@ const LAST: Duration = Duration::from_millis(200);
 pub struct Left {
     /// Event streams.
     pub streams: usize,
-    /// Connections that speak HTTP.
+    /// Connections that speak HTTP, or that a stream has just ended on.
     pub connections: usize,
 }
 

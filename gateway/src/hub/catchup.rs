@@ -158,8 +158,14 @@ impl State {
             catch_up.agreed = agrees;
             catch_up.fork = None;
             catch_up.want = Position::After(after);
+            let lost_branch = catch_up.lost_branch.take();
             match verdict {
-                Verdict::Proved => catch_up.proved = true,
+                Verdict::Proved => {
+                    catch_up.proved = true;
+                    if let Some(seen) = lost_branch.filter(|&seen| seen != after) {
+                        self.tell_fork(key, after, seen);
+                    }
+                }
                 Verdict::Trimmed(resume) => {
                     catch_up.proved = true;
                     catch_up.want = Position::After(resume);
@@ -184,7 +190,6 @@ impl State {
                         EventId::ZERO
                     };
                     self.send_reset(key, reason, Some(after), resume);
-                    self.place(key, end, end, floor);
                     // It may be of a primary of which this node is still to hear.
                     self.witnesses.push_back(Witness {
                         handle,
@@ -193,6 +198,7 @@ impl State {
                         head,
                         since: now,
                     });
+                    self.place(key, end, end, floor);
                     self.to_flush.push_back(handle);
                     return;
                 }

@@ -82,25 +82,23 @@ impl State {
         let log = RoomLog::new(Default::default());
         subscriber.offset = log.end();
         subscriber.flush(&log, &mut Work::default());
-        self.part(subscriber.leave(), why);
+        self.part(subscriber, why);
     }
 
     /// Lets go of the line of a stream that has ended. A browser that sees an answer break off can drop what came right before it
     /// (Chromium, seen: 17 of 2,920 without a pause, none of 1,059 after 100 ms), and with it the `retry:`.
-    pub(super) fn part(&mut self, line: Parting, why: Closed) {
-        if matches!(why, Closed::Client | Closed::Lag) {
-            return line.finish(false);
-        }
-        if !self.config.unclean_close {
-            return line.finish(true);
+    pub(super) fn part(&mut self, subscriber: Subscriber, why: Closed) {
+        let is_told = !matches!(why, Closed::Client | Closed::Lag);
+        let mut line = subscriber.leave(is_told && !self.config.unclean_close);
+        if !is_told || !line.breaks_off() {
+            return;
         }
         let lines = &mut self.leaving.parting;
-        if lines.len() == MOST_PARTING
-            && let Some((_, oldest)) = lines.pop_front()
-        {
-            oldest.finish(false);
+        if lines.len() == MOST_PARTING {
+            lines.pop_front();
         }
         lines.push_back((self.now, line));
+        Counters::set(&self.counters.streams_parting, lines.len() as u64);
     }
 
     /// One tick: lines whose last bytes have had their time.
@@ -108,11 +106,10 @@ impl State {
         let now = self.now();
         let lines = &mut self.leaving.parting;
         let is_over = |(since, _): &(u32, Parting)| now.wrapping_sub(*since) >= PARTING_TICKS;
-        while lines.front().is_some_and(is_over)
-            && let Some((_, line)) = lines.pop_front()
-        {
-            line.finish(false);
+        while lines.front().is_some_and(is_over) {
+            lines.pop_front();
         }
+        Counters::set(&self.counters.streams_parting, lines.len() as u64);
     }
 
     /// Notes when a new stream has to end.

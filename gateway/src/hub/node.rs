@@ -118,6 +118,8 @@ counters! {
     refused_permission,
     /// Open now.
     streams_open,
+    /// Not any more, but their last bytes have a moment still.
+    streams_parting,
     /// Events appended to room logs.
     events_appended,
     /// Events times the streams that they were due to.
@@ -322,6 +324,14 @@ impl Node {
     pub fn streams(&self) -> usize {
         let open = self.sides.iter().map(|side| &side.counters.streams_open);
         open.map(|open| open.load(Ordering::Relaxed) as usize).sum()
+    }
+
+    /// Streams that have been told why they end, and whose connection is about to.
+    #[must_use]
+    pub fn parting(&self) -> usize {
+        let parting = self.sides.iter().map(|side| &side.counters.streams_parting);
+        let parting = parting.map(|parting| parting.load(Ordering::Relaxed) as usize);
+        parting.sum()
     }
 
     /// Sums over all shards.

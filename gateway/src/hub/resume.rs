@@ -197,20 +197,11 @@ impl State {
             }
             catch_up.presented.take()
         });
-        // What it has may be of a primary that other nodes still follow.
-        let seen = after.filter(|&after| after > resume && reason != ResetReason::Trimmed);
-        let id = seen.map_or(resume.into(), |seen| {
-            LastEventId::Fork(ForkId {
-                resume,
-                seen,
-                mark: ANY_MARK,
-            })
-        });
         let reset = Reset {
             reason,
             after: after.unwrap_or_default(),
             resume,
-            id,
+            id: position(resume, after.filter(|_| reason != ResetReason::Trimmed)),
         };
         subscriber.push_control(
             Control::Reset {
@@ -219,6 +210,23 @@ impl State {
             },
             &*self.encoder,
         );
+    }
+
+    /// Tells one client what the room was told while that was elsewhere: it goes on after `resume`, and what it has up to
+    /// `seen` is of a branch that is lost.
+    pub(super) fn tell_fork(&mut self, key: usize, resume: EventId, seen: EventId) {
+        Counters::bump(self.counters.resets(ResetReason::Fork), 1);
+        let reset = Reset {
+            reason: ResetReason::Fork,
+            after: resume,
+            resume,
+            id: position(resume, Some(seen)),
+        };
+        let control = Control::Reset {
+            reset,
+            presented: None,
+        };
+        self.subscribers[key].push_control(control, &*self.encoder);
     }
 
     fn backfill(&mut self, key: usize) {
@@ -320,6 +328,18 @@ impl State {
             }
         }
     }
+}
+
+/// What a client is told that goes on after `resume` and has `seen`, perhaps of a primary that other nodes still follow.
+fn position(resume: EventId, seen: Option<EventId>) -> LastEventId {
+    let seen = seen.filter(|&seen| seen > resume);
+    seen.map_or(resume.into(), |seen| {
+        LastEventId::Fork(ForkId {
+            resume,
+            seen,
+            mark: ANY_MARK,
+        })
+    })
 }
 
 /// Whether the newest history and a log are of one stream: one of them ends with what the other one has.

@@ -158,7 +158,7 @@ pub(super) struct State {
     pub(super) disconnects: Disconnects,
     pub(super) dismissed: Dismissed,
     pub(super) rules: Rules,
-    /// Who resumed lately at a position that the stream proved.
+    /// Who resumed lately at a position of which the stream said something.
     pub(super) witnesses: VecDeque<Witness>,
 }
 
@@ -360,7 +360,7 @@ impl State {
             room.vacancy = room.vacancy.wrapping_add(1);
             self.lingering.push_back((room_key, room.vacancy, self.now));
         }
-        self.part(subscriber.leave(), why);
+        self.part(subscriber, why);
     }
 
     pub(super) fn now(&self) -> u32 {

@@ -47,6 +47,8 @@ pub(super) struct CatchUp {
     pub(super) want: Position,
     /// Of a client that a failover put where it is, until a page says which of its two ids counts.
     pub(super) fork: Option<ForkId>,
+    /// The room was reset while its client was elsewhere: what that has of the branch that is lost.
+    pub(super) lost_branch: Option<EventId>,
     /// What the client presented, as it wrote it.
     pub(super) presented: Option<String>,
     /// Continuity from the wanted id on is proved.
@@ -96,6 +98,7 @@ impl CatchUp {
         Self {
             want: fork.map_or(want, |fork| Position::After(fork.resume)),
             fork,
+            lost_branch: None,
             presented,
             proved: false,
             backfilled: false,
@@ -423,26 +426,35 @@ impl Subscriber {
     }
 
     /// What is left once the hub has nothing more to say on it.
-    pub(super) fn leave(self) -> Parting {
+    pub(super) fn leave(self, clean: bool) -> Parting {
         Parting {
             line: self.line,
             outbox: self.outbox,
+            clean,
         }
     }
 }
 
-/// A stream at its end: the line, and what it has not taken.
+/// A stream at its end: the line, and what it has not taken. It ends when this is dropped; see [`super::Transport::finish`].
 #[derive(Debug)]
 pub(super) struct Parting {
     line: Line,
     outbox: Option<Box<Outbox>>,
+    clean: bool,
 }
 
 impl Parting {
-    /// The stream ends here; see [`super::Transport::finish`].
-    pub(super) fn finish(mut self, clean: bool) {
+    /// Whether the last bytes are on their way, and the connection breaks off with the stream. A transport without a socket
+    /// of its own sees to its last bytes itself.
+    pub(super) fn breaks_off(&mut self) -> bool {
+        !self.clean && self.line.socket().is_some()
+    }
+}
+
+impl Drop for Parting {
+    fn drop(&mut self) {
         let outbox = self.outbox.as_deref();
         let rest = outbox.map_or(&[][..], |outbox| &outbox.bytes[outbox.sent..]);
-        self.line.finish(rest, clean);
+        self.line.finish(rest, self.clean);
     }
 }

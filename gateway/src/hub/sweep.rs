@@ -98,6 +98,7 @@ impl State {
                 continue;
             };
             let is_it = subscriber.serial == handle.1 && subscriber.room as usize == room_key;
+            let is_it = is_it && !witness.is_lost;
             // Its floor is there until the log has reached it.
             if !is_it || subscriber.catch_up.is_some() || subscriber.floor() != id || id <= head {
                 continue;
@@ -166,6 +167,7 @@ impl State {
     /// from the stream that is there now: it is asked again, instead of being given again what it has.
     fn prove_again(&mut self, room_key: usize, common: EventId, is_fork: bool) {
         let log = &self.rooms[room_key].log;
+        let mut asked = Vec::new();
         for witness in &self.witnesses {
             let &Witness {
                 handle,
@@ -180,19 +182,28 @@ impl State {
             if !is_it || subscriber.catch_up.is_some() || id <= common || (is_lost && !is_fork) {
                 continue;
             }
+            let given = subscriber.keep_rest(log, subscriber.offset);
+            if !is_fork {
+                fall_behind(subscriber, id.max(given));
+                continue;
+            }
             // What it was given since is of the branch that is lost: then that is its position, unless it came with one of the
             // new branch.
-            let seen = subscriber.keep_rest(log, subscriber.offset);
-            if is_lost {
-                let fork = ForkId {
-                    resume: common,
-                    seen: id,
-                    mark: ANY_MARK,
-                };
-                fall_to(subscriber, Position::Fork(fork));
-            } else {
-                fall_behind(subscriber, id.max(seen));
+            let seen = if is_lost { id } else { id.max(given) };
+            let fork = ForkId {
+                resume: common,
+                seen,
+                mark: ANY_MARK,
+            };
+            fall_to(subscriber, Position::Fork(fork));
+            if let Some(catch_up) = &mut subscriber.catch_up {
+                catch_up.lost_branch = Some(if is_lost { given } else { seen });
             }
+            asked.push(handle);
+        }
+        if !asked.is_empty() {
+            self.witnesses
+                .retain(|witness| !asked.contains(&witness.handle));
         }
     }
 

@@ -1,5 +1,6 @@
 //! After a failover: what a new primary has in common with what the old one had.
 
+use protocol::last_event_id::ANY_MARK;
 use protocol::{EventId, ForkId, LastEventId};
 
 use super::{Output, RECENT, Sequencer, Tail};
@@ -58,12 +59,10 @@ impl Sequencer {
         let mut recent = self.recent.iter().rev();
         let head = self.head.filter(|&head| head > resume);
         let seen = head.and_then(|head| recent.find(|known| known.id == head));
-        let fork = seen.and_then(|seen| {
-            Some(ForkId {
-                resume,
-                seen: seen.id,
-                mark: seen.mark?.get(),
-            })
+        let fork = seen.map(|seen| ForkId {
+            resume,
+            seen: seen.id,
+            mark: seen.mark.map_or(ANY_MARK, Mark::get),
         });
         fork.map_or(resume.into(), LastEventId::Fork)
     }

@@ -51,8 +51,11 @@ impl Page {
         fork: Option<ForkId>,
         fresh: bool,
     ) -> bool {
+        // It has to reach what the client has. One that cannot, though it begins where the client is, is taken for what it is.
+        let (is_whole, is_its) = (!self.facts.more, after == self.log.floor());
         let reaches = |fork: ForkId| self.links.last().is_some_and(|last| last.id >= fork.seen);
-        if after < self.log.floor() || !fork.is_none_or(|fork| fresh || reaches(fork)) {
+        let settles = |fork| reaches(fork) || (fresh && (is_whole || is_its));
+        if after < self.log.floor() || !fork.is_none_or(settles) {
             return false;
         }
         let known = if proved {

@@ -1,5 +1,7 @@
 //! Two primaries for a moment: what a shard reads and what it hears come from one each.
 
+use protocol::last_event_id::ANY_MARK;
+
 use super::*;
 
 /// A stream of these ids.
@@ -186,71 +188,114 @@ fn who_was_sent_back_by_a_failover_goes_on_wherever_it_comes_to() {
     }
 }
 
-/// A page that ends before what the client has does not say that the stream has it not.
-#[test]
-fn an_old_page_does_not_speak_of_what_came_after_it() {
-    let old = [2, 4, 8, 12];
-    let mut world = World::with(&old[..3]);
-    world.stored = stream(&old[..3]);
-    world.join_at(
-        Position::After(EventId::new(2, 0)),
-        EventId::new(2, 0),
-        Framing::Identity,
-        Way::Socket,
-    );
-    world.asks(&old[..3], 1);
-    world.stored = stream(&old);
-    world.given = 3;
-    world.give(1);
-    let last = world.stored[3].clone();
-    let fork = ForkId {
-        resume: EventId::new(4, 0),
-        seen: last.id().unwrap(),
-        mark: last.mark().unwrap().get(),
-    };
-    world.join_at(
-        Position::Fork(fork),
-        fork.resume,
-        Framing::Identity,
-        Way::Socket,
-    );
-    world.asks(&old, 3);
-    assert_eq!(world.heard(), "");
+fn fork(resume: u64, seen: u64, mark: u32) -> Position {
+    Position::Fork(ForkId {
+        resume: EventId::new(resume, 0),
+        seen: EventId::new(seen, 0),
+        mark,
+    })
 }
 
-/// It has 9, of the new primary, and comes to a node that does not know of that one yet.
-#[test]
-fn a_position_that_the_old_primary_does_not_know_counts_again_after_the_failover() {
-    for (id, new, after) in [
-        (9, vec![2, 4, 9, 10], "{[10]}"),
-        (15, vec![2, 4, 9, 10, 15, 17], "{[17]}"),
-        // It was of neither: it goes on with what follows what both have.
-        (9, vec![2, 4, 10], "{[10]}"),
-    ] {
-        let mut world = World::with(&[2, 4, 8]);
-        world.stored = stream(&[2, 4, 8, 12]);
-        world.give(1);
-        let came = EventId::new(id, 0);
-        world.join_at(Position::After(came), came, Framing::Identity, Way::Socket);
-        world.asks(&[2, 4, 8, 12], 3);
-        assert!(world.heard().starts_with("reset "));
-        world.stored = stream(&[2, 4, 8, 12, 16]);
-        world.give(1);
-        world.turn();
-        assert_eq!(world.heard(), "{[16]}");
-        let (room, resume) = (world.room.clone(), EventId::new(4, 0));
+impl World {
+    fn join_after_fork(&mut self, resume: u64, seen: u64) {
+        let after = EventId::new(resume, 0);
+        let position = fork(resume, seen, ANY_MARK);
+        self.join_at(position, after, Framing::Identity, Way::Socket);
+    }
+
+    /// The room goes on with these ids after 4.
+    fn parts(&mut self, new: &[u64]) {
+        let (room, resume) = (self.room.clone(), EventId::new(4, 0));
         let reset = Reset {
             reason: ResetReason::Fork,
             after: resume,
             resume,
             id: resume.into(),
         };
-        world.state.supply(Supply::Reset { room, reset });
-        world.stored = stream(&new);
-        world.given = 2;
-        world.give(usize::MAX);
-        world.asks(&new, 3);
-        assert_eq!(world.heard(), after, "{id} and {new:?}");
+        self.state.supply(Supply::Reset { room, reset });
+        self.stored = stream(new);
+        self.given = 2;
+        self.give(usize::MAX);
+        self.asks(new, 3);
+    }
+}
+
+/// A page that ends before what the client has does not say that the stream has it not.
+#[test]
+fn an_old_page_does_not_speak_of_what_came_after_it() {
+    let old = [2, 4, 8, 12];
+    let mut world = World::with(&old[..3]);
+    world.join_after_fork(4, 8);
+    world.asks(&old[..3], 2);
+    assert_eq!((world.heard().as_str(), world.state.pages.len()), ("", 1));
+    world.stored = stream(&old);
+    world.given = 3;
+    world.give(1);
+    world.join_after_fork(4, 12);
+    world.asks(&old, 2);
+    assert_eq!(world.heard(), "");
+}
+
+/// Nor does one that begins further back, for somebody else.
+#[test]
+fn a_page_that_ends_on_the_way_says_nothing() {
+    let old = [2, 4, 6, 8, 10, 12, 14, 16];
+    let mut world = World::with(&old);
+    world.join_after_fork(2, 99);
+    world.join_after_fork(8, 14);
+    world.asks(&old, 4);
+    assert_eq!(world.heard(), "{[16]}");
+    world.clients.pop();
+    assert!(world.heard().starts_with("{[4]}{[6]}{[8]}"));
+}
+
+/// Who came by such an id is asked again when its node hears of the failover too: it is told, and gets what all others get.
+#[test]
+fn who_was_sent_back_goes_on_with_the_room_when_that_parts() {
+    let old = [2, 4, 8, 12];
+    let mut world = World::with(&old);
+    world.join_after_fork(4, 12);
+    world.asks(&old, 3);
+    assert_eq!(world.heard(), "");
+    world.parts(&[2, 4, 9, 10]);
+    let told = "reset Fork at 4-0~12-0~00000000";
+    assert_eq!(world.heard(), format!("{told}{{[9]}}{{[10]}}"));
+}
+
+/// It has 9, of the new primary, and comes to a node that does not know of that one yet.
+#[test]
+fn a_position_that_the_old_primary_does_not_know_counts_again_after_the_failover() {
+    for (id, new, after) in [
+        (
+            9,
+            vec![2, 4, 9, 10],
+            "reset Fork at 9-0~16-0~00000000{[10]}",
+        ),
+        (
+            15,
+            vec![2, 4, 9, 10, 15, 17],
+            "reset Fork at 15-0~16-0~00000000{[17]}",
+        ),
+        // It was of neither: it goes on with what follows what both have.
+        (9, vec![2, 4, 10], "reset Fork at 4-0~16-0~00000000{[10]}"),
+    ] {
+        // The node may hear of 12 before the client comes, or later.
+        for heard_first in [true, false] {
+            let mut world = World::with(&[2, 4, 8]);
+            let old = [2, 4, 8, 12];
+            world.stored = stream(&old);
+            world.give(usize::from(heard_first));
+            let came = EventId::new(id, 0);
+            world.join_at(Position::After(came), came, Framing::Identity, Way::Socket);
+            world.asks(&old, 3);
+            assert!(world.heard().starts_with("reset "));
+            world.stored = stream(&[2, 4, 8, 12, 16]);
+            world.give(usize::MAX);
+            world.turn();
+            assert_eq!(world.heard(), "{[16]}", "12 is not given again");
+            world.parts(&new);
+            assert_eq!(world.heard(), after, "{id} and {new:?}");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::fault::{Effect, Fault};
 use super::ledger::{Id, number_of, parse_id};
 use super::report::Line;
-use super::world::{Room, SLOW, World};
+use super::world::{Room, SLOW, SLOW_READER, World};
 use crate::support::redis::{ask, key};
 use crate::support::{DEADLINE, POLL};
 
@@ -233,7 +233,8 @@ fn check_room(
                 if delay > SLOW {
                     late.push((*event, delay));
                 }
-                if delay > line.slowest_after {
+                // What a slow reader has not taken is on its way.
+                if turn != SLOW_READER && delay > line.slowest_after {
                     line.slowest_after = delay;
                     line.slowest = format!(
                         "{who}: event {event}, as {:?}, on connection {}; resets: {:?}",

@@ -6,7 +6,7 @@ use super::deployment::Topology;
 use super::fault::Effect;
 use super::ledger::parse_id;
 use super::publisher::{Way, connect, data};
-use super::world::{Room, World};
+use super::world::{Room, SLOW_READER, World};
 use crate::support::Client;
 use crate::support::proxy::Direction;
 use crate::support::redis::key;
@@ -100,16 +100,16 @@ impl World {
 
     /// A client stands still while what it has yet to read is trimmed.
     pub async fn trim_under_slow(&self, room: usize) -> Effect {
-        let slow = &self.rooms[room].watchers[0].client;
+        let slow = &self.rooms[room].watchers[SLOW_READER].client;
         slow.stall(true);
         self.burst(room, 1000, 3000).await;
-        self.arrived_but(room, Some(0)).await;
+        self.arrived_but(room, Some(SLOW_READER)).await;
         self.on_primary(room, &["XTRIM", &self.key(room), "MAXLEN", "20"])
             .await;
         self.flow(&[room], 3).await;
         slow.stall(false);
         Effect {
-            only: Some(0),
+            only: Some(SLOW_READER),
             ..Effect::destroys([room])
         }
     }

@@ -97,7 +97,7 @@ impl State {
         catch_up.reading = true;
         // Only newcomers gather: one that is in the midst of it goes on at once.
         let ripe = catch_up.proved || catch_up.presented.is_none();
-        let (proved, fork) = (catch_up.proved, catch_up.fork);
+        let (proved, fork) = (catch_up.proved, catch_up.fork());
         let kept = self.pages.iter().position(|page| {
             let is_sound = page.room == room_key && !page.is_astray;
             is_sound && page.answers(after, proved, fork, false)
@@ -132,7 +132,7 @@ impl State {
         let Some(after) = catch_up.after() else {
             return;
         };
-        let after = catch_up.fork.map_or(after, |fork| page.place(fork));
+        let after = catch_up.fork().map_or(after, |fork| page.place(fork));
         let mut begin = after;
         let agrees = page.agrees(&self.rooms[room_key].log);
         let last = page.facts.last_id;
@@ -156,7 +156,6 @@ impl State {
                 return;
             }
             catch_up.agreed = agrees;
-            catch_up.fork = None;
             catch_up.want = Position::After(after);
             let lost_branch = catch_up.lost_branch.take();
             match verdict {
@@ -354,7 +353,7 @@ impl State {
             let (Some(after), proved) = (catch_up.after(), catch_up.proved) else {
                 continue;
             };
-            let fork = catch_up.fork;
+            let fork = catch_up.fork();
             let newest = self.pages.len().wrapping_sub(1);
             if history.is_none() && fresh {
                 catch_up.reading = false;

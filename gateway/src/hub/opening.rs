@@ -108,7 +108,8 @@ impl State {
         let id = match catch_up.want {
             _ if !self.is_live(room) => None,
             _ if !room.joined => return,
-            Position::After(id) => Some(catch_up.fork.map_or(id.into(), LastEventId::Fork)),
+            Position::After(id) => Some(id.into()),
+            Position::Fork(fork) => Some(LastEventId::Fork(fork)),
             Position::Malformed(_) => None,
             _ => return,
         };

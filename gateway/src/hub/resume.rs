@@ -82,7 +82,7 @@ impl State {
                 self.send_open(key, None);
             }
             Position::Earliest => self.backfill(key),
-            // `CatchUp` has it apart.
+            // Only the stream says which of its two ids counts: the flush that follows asks for a page.
             Position::Fork(_) => {}
             Position::Malformed(_) => self.reset_to(key, ResetReason::Malformed, None, end, head),
             Position::After(id) => {
@@ -91,8 +91,6 @@ impl State {
                 let is_doubtful =
                     id == EventId::ZERO && catch_up.presented.is_some() && !catch_up.proved;
                 match log.locate(id) {
-                    // Only the stream says which of its two ids counts.
-                    _ if catch_up.fork.is_some() => {}
                     Place::At(offset) if is_doubtful && offset < end => {}
                     Place::At(offset) => {
                         self.place(key, offset, end, EventId::ZERO);

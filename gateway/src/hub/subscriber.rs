@@ -45,8 +45,6 @@ impl Source {
 #[derive(Debug)]
 pub(super) struct CatchUp {
     pub(super) want: Position,
-    /// Of a client that a failover put where it is, until a page says which of its two ids counts.
-    pub(super) fork: Option<ForkId>,
     /// The room was reset while its client was elsewhere: what that has of the branch that is lost.
     pub(super) lost_branch: Option<EventId>,
     /// What the client presented, as it wrote it.
@@ -91,13 +89,8 @@ impl CatchUp {
             _ => None,
         };
         let source = presented.is_some().then_some(Source::Log);
-        let fork = match want {
-            Position::Fork(fork) => Some(fork),
-            _ => None,
-        };
         Self {
-            want: fork.map_or(want, |fork| Position::After(fork.resume)),
-            fork,
+            want,
             lost_branch: None,
             presented,
             proved: false,
@@ -126,6 +119,15 @@ impl CatchUp {
     pub(super) fn after(&self) -> Option<EventId> {
         match self.want {
             Position::After(id) => Some(id),
+            Position::Fork(fork) => Some(fork.resume),
+            _ => None,
+        }
+    }
+
+    /// Of a client that a failover put where it is, until a page says which of its two ids counts.
+    pub(super) fn fork(&self) -> Option<ForkId> {
+        match self.want {
+            Position::Fork(fork) => Some(fork),
             _ => None,
         }
     }

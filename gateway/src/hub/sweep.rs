@@ -167,7 +167,6 @@ impl State {
     /// from the stream that is there now: it is asked again, instead of being given again what it has.
     fn prove_again(&mut self, room_key: usize, common: EventId, is_fork: bool) {
         let log = &self.rooms[room_key].log;
-        let mut asked = Vec::new();
         for witness in &self.witnesses {
             let &Witness {
                 handle,
@@ -199,12 +198,14 @@ impl State {
             if let Some(catch_up) = &mut subscriber.catch_up {
                 catch_up.lost_branch = Some(if is_lost { given } else { seen });
             }
-            asked.push(handle);
         }
-        if !asked.is_empty() {
-            self.witnesses
-                .retain(|witness| !asked.contains(&witness.handle));
-        }
+        // Once is enough: at the next failover it may have moved on.
+        self.witnesses.retain(|&Witness { handle, .. }| {
+            let subscriber = self.subscribers.get(handle.0 as usize);
+            let subscriber = subscriber.filter(|s| s.serial == handle.1);
+            let catch_up = subscriber.and_then(|s| s.catch_up.as_ref());
+            catch_up.is_none_or(|catch_up| catch_up.lost_branch.is_none())
+        });
     }
 
     pub(super) fn queue(&mut self, room_key: usize) {

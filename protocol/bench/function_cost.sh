@@ -13,8 +13,10 @@ until "${cli[@]}" PING >/dev/null 2>&1; do kill -0 "$server"; done
 
 # As protocol::publish::library() makes it.
 {
-  printf '#!lua name=sse\nlocal function publish(KEYS, ARGV)\n'
-  cat src/publish.lua
+  printf '#!lua name=sse\n'
+  head -n 1 src/publish.lua
+  printf 'local function publish(KEYS, ARGV)\n'
+  tail -n +2 src/publish.lua
   printf "\nend\nredis.register_function('sse_publish', publish)\n"
 } | "${cli[@]}" -x FUNCTION LOAD >/dev/null
 sha=$("${cli[@]}" SCRIPT LOAD "\

@@ -1,3 +1,4 @@
+local residue -- Of the numbers that a server gives: the function keeps it, a script makes one for each event.
 local key, argc, call = KEYS[1], #ARGV, redis.call
 local first, last = string.find(key or '', 'room:[%w._~:@-]+$')
 if not first or last - first > 132 or (last - first < 7 and string.find(key, 'room:%.%.?$')) then
@@ -84,34 +85,60 @@ end
 
 local newest = call('XREVRANGE', key, '+', '-', 'COUNT', '1')[1]
 local prev = newest and newest[1] or '0-0'
-local id
+-- Redis's own `*` numbers most events 0, so two primaries side by side (a failover that is ordered while the old one lives)
+-- would give two events of one millisecond one id. Here a server's numbers are all of one residue class modulo 65,536, and
+-- not of that of 0.
+local now = call('TIME')
+local micros = now[2]
+if #micros < 6 then micros = string.sub('00000' .. micros, -6) end
+if not residue then
+  local random = tonumber(string.sub(redis.sha1hex(now[1] .. micros .. prev .. data), 1, 4), 16)
+  residue = string.format('%d', random % 65535 + 1)
+end
+local ms = now[1] .. string.sub(micros, 1, 3)
+local id = ms .. '-' .. residue
+-- Text sorts as numbers of as many digits do; what differs in that is looked at again.
+if string.sub(prev, 1, #ms) >= ms then
+  local dash = string.find(prev, '-', 1, true)
+  if tonumber(string.sub(prev, 1, dash - 1)) >= tonumber(ms) then
+    -- The millisecond of the event before, or a clock behind it.
+    local number = tonumber(string.sub(prev, dash + 1))
+    id = string.sub(prev, 1, dash) .. string.format('%.0f', number + 65536 - (number - residue) % 65536)
+  end
+end
+local fields
 if extra then
-  local fields = {}
-  if event then fields = { 'event', event } end
-  local n = #fields
-  fields[n + 1], fields[n + 2], fields[n + 3], fields[n + 4] = 'data', data, 'prev', prev
+  fields = event and { 'event', event, 'data', data, 'prev', prev } or { 'data', data, 'prev', prev }
   head = ''
   for i = 1, #extra, 2 do
     fields[#fields + 1] = extra[i]
     fields[#fields + 1] = extra[i + 1]
     head = head .. extra[i] .. ': ' .. extra[i + 1] .. '\n'
   end
-  if maxlen then
-    id = call('XADD', key, 'MAXLEN', '~', maxlen, '*', unpack(fields))
-  else
-    id = call('XADD', key, '*', unpack(fields))
-  end
-elseif event and maxlen then
-  id = call('XADD', key, 'MAXLEN', '~', maxlen, '*', 'event', event, 'data', data, 'prev', prev)
-elseif event then
-  id = call('XADD', key, '*', 'event', event, 'data', data, 'prev', prev)
-elseif maxlen then
-  id = call('XADD', key, 'MAXLEN', '~', maxlen, '*', 'data', data, 'prev', prev)
-else
-  id = call('XADD', key, '*', 'data', data, 'prev', prev)
 end
+local xadd, added = redis.pcall, nil
+while true do
+  if fields and maxlen then
+    added = xadd('XADD', key, 'MAXLEN', '~', maxlen, id, unpack(fields))
+  elseif fields then
+    added = xadd('XADD', key, id, unpack(fields))
+  elseif event and maxlen then
+    added = xadd('XADD', key, 'MAXLEN', '~', maxlen, id, 'event', event, 'data', data, 'prev', prev)
+  elseif event then
+    added = xadd('XADD', key, id, 'event', event, 'data', data, 'prev', prev)
+  elseif maxlen then
+    added = xadd('XADD', key, 'MAXLEN', '~', maxlen, id, 'data', data, 'prev', prev)
+  else
+    added = xadd('XADD', key, id, 'data', data, 'prev', prev)
+  end
+  if type(added) == 'string' then break end
+  -- Refused: most likely the stream's last id is above its newest entry, because a later one was deleted. Redis makes the
+  -- id then, or says what is wrong.
+  xadd, id = call, '*'
+end
+id = added
 if maxage > 0 then
-  local oldest = call('TIME')[1] - maxage
+  local oldest = now[1] - maxage
   if oldest > 0 then call('XTRIM', key, 'MINID', '~', string.format('%.0f', oldest * 1000)) end
 end
 if expire then

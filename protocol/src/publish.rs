@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-/// The body, written against `KEYS` and `ARGV`.
+/// The body, written against `KEYS` and `ARGV`. Its first line declares what a function keeps from call to call.
 pub const PUBLISH_LUA: &str = include_str!("publish.lua");
 /// Name of the function library.
 pub const LIBRARY_NAME: &str = "sse";
@@ -11,7 +11,7 @@ pub const FUNCTION_NAME: &str = "sse_publish";
 /// Name of the function that returns [`LIBRARY_VERSION`].
 pub const VERSION_FUNCTION_NAME: &str = "sse_version";
 /// Rises with every change of the function; a program never replaces a library of a later version.
-pub const LIBRARY_VERSION: u32 = 3;
+pub const LIBRARY_VERSION: u32 = 4;
 /// Events kept per room unless the call says otherwise.
 pub const DEFAULT_MAX_LEN: u64 = 1_000;
 /// Seconds of idleness after which a room's history expires unless the call says otherwise.
@@ -22,8 +22,9 @@ pub const DEFAULT_ONCE_SECONDS: u64 = 300;
 /// The library's source for `FUNCTION LOAD`.
 #[must_use]
 pub fn library() -> String {
+    let (kept, body) = PUBLISH_LUA.split_once('\n').unwrap_or_default();
     format!(
-        "#!lua name={LIBRARY_NAME}\nlocal function publish(KEYS, ARGV)\n{PUBLISH_LUA}\nend\n\
+        "#!lua name={LIBRARY_NAME}\n{kept}\nlocal function publish(KEYS, ARGV)\n{body}\nend\n\
          redis.register_function('{FUNCTION_NAME}', publish)\n\
          redis.register_function{{function_name='{VERSION_FUNCTION_NAME}', flags={{'no-writes'}}, \
          callback=function() return {LIBRARY_VERSION} end}}\n"

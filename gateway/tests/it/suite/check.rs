@@ -134,10 +134,19 @@ fn check_room(
         line.clients += 1;
         line.repeated += view.repeated.len();
         line.longest_gap = line.longest_gap.max(view.longest_gap);
-        // The id that it brings may be that of another event at the other primary.
-        let is_other = |(id, event, _): &(Id, u64, _)| stream.get(id).is_some_and(|at| at != event);
-        let strays = effect.two_primaries && watcher.wanders;
-        let is_misled = strays && view.fresh.iter().any(is_other);
+        // Two primaries side by side may give one id to two events, if both are plain: no promise holds for a client that
+        // moves between their nodes with such an id.
+        let mut is_misled = false;
+        for (id, event, _) in &view.fresh {
+            if let Some(other) = stream.get(id).filter(|other| *other != event) {
+                if !book.is_plain(*event) || !book.is_plain(*other) {
+                    line.problems.push(format!(
+                        "{who}: events {event} and {other} both have the id {id:?}"
+                    ));
+                }
+                is_misled |= watcher.wanders && view.arrivals.iter().any(|(_, at)| at == id);
+            }
+        }
         let repeated = view.repeated.iter().map(|(_, problem)| problem);
         let repeated = repeated.filter(|_| !is_misled);
         let problems = view.problems.iter().chain(repeated);

@@ -85,10 +85,7 @@ impl World {
             nodes[before].follows().await,
             "node {before} is not demoted"
         );
-        Effect {
-            two_primaries: true,
-            ..Effect::may_lose()
-        }
+        Effect::may_lose()
     }
 
     /// A primary and its replica are gone; the other rooms live on. Both come back, so that the next round has a whole cluster.

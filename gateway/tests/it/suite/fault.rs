@@ -59,9 +59,6 @@ pub struct Effect {
     pub only: Option<usize>,
     /// Redis may lose what it acknowledged: a replica without the last events takes over.
     pub may_lose: bool,
-    /// For a while two of them took writes, and may have given one id to two events: to a client that moves between their
-    /// nodes with such an id no promise holds.
-    pub two_primaries: bool,
     /// Streams end: a node did.
     pub cuts_streams: bool,
 }

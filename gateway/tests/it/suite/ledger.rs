@@ -1,6 +1,6 @@
 //! What publishers of a room know: what they tried, and which id each acknowledged event got.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
@@ -16,6 +16,8 @@ pub fn parse_id(text: &str) -> Option<Id> {
 pub struct Book {
     /// Numbers run from 1; an event's data begins with its number.
     attempted: u64,
+    /// Those published by a plain `XADD`.
+    plain: HashSet<u64>,
     /// Since the last check.
     pub acked: BTreeMap<Id, (u64, Instant)>,
     /// The id of every number that ever got one.
@@ -23,9 +25,16 @@ pub struct Book {
 }
 
 impl Book {
-    pub fn attempt(&mut self) -> u64 {
+    pub fn attempt(&mut self, is_plain: bool) -> u64 {
         self.attempted += 1;
+        if is_plain {
+            self.plain.insert(self.attempted);
+        }
         self.attempted
+    }
+
+    pub fn is_plain(&self, number: u64) -> bool {
+        self.plain.contains(&number)
     }
 
     pub fn attempted(&self) -> u64 {

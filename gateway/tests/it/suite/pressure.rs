@@ -68,7 +68,7 @@ impl World {
         let facts = ["XINFO", "STREAM", &self.key(room)];
         let last = last_generated(self.on_primary(room, &facts).await);
         let id = format!("{}-0", u128::from(last) + ahead.as_millis());
-        let number = self.rooms[room].ledger.book().attempt();
+        let number = self.rooms[room].ledger.book().attempt(true);
         let data = data(number, Way::Plain);
         self.on_primary(room, &["XADD", &self.key(room), &id, "data", &data])
             .await;

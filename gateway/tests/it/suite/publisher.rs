@@ -67,7 +67,7 @@ impl Publisher {
             }
             {
                 let _open = self.gate.read().await;
-                let number = self.ledger.book().attempt();
+                let number = self.ledger.book().attempt(self.way == Way::Plain);
                 let data = data(number, self.way);
                 let id = match self.way {
                     Way::Http => self.post(number, &data).await,

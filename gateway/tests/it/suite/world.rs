@@ -260,7 +260,7 @@ impl World {
             let mut pipe = redis::pipe();
             let mut numbers = Vec::new();
             for _ in 0..50 {
-                let number = ledger.book().attempt();
+                let number = ledger.book().attempt(false);
                 let data = format!("{} {:-<bytes$}", data(number, Way::Function), "");
                 pipe.add_command(
                     redis::Cmd::new()

@@ -134,16 +134,11 @@ fn check_room(
         line.clients += 1;
         line.repeated += view.repeated.len();
         line.longest_gap = line.longest_gap.max(view.longest_gap);
-        // Two primaries side by side may give one id to two events, if both are plain: no promise holds for a client that
-        // moves between their nodes with such an id.
+        // No promise holds for a client that moves between two primaries' nodes with an id that both gave.
         let mut is_misled = false;
         for (id, event, _) in &view.fresh {
             if let Some(other) = stream.get(id).filter(|other| *other != event) {
-                if !book.is_plain(*event) || !book.is_plain(*other) {
-                    line.problems.push(format!(
-                        "{who}: events {event} and {other} both have the id {id:?}"
-                    ));
-                }
+                line.problems.extend(book.twins_of(*id, *event, *other));
                 is_misled |= watcher.wanders && view.arrivals.iter().any(|(_, at)| at == id);
             }
         }
@@ -263,4 +258,5 @@ fn check_room(
         drop(view);
     }
     book.acked.clear();
+    line.problems.append(&mut book.twins);
 }

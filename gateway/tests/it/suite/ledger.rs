@@ -20,6 +20,8 @@ pub struct Book {
     plain: HashSet<u64>,
     /// Since the last check.
     pub acked: BTreeMap<Id, (u64, Instant)>,
+    /// Events of one id that were acknowledged since the last check, where it may not be.
+    pub twins: Vec<String>,
     /// The id of every number that ever got one.
     pub ids: HashMap<u64, Id>,
 }
@@ -33,8 +35,10 @@ impl Book {
         self.attempted
     }
 
-    pub fn is_plain(&self, number: u64) -> bool {
-        self.plain.contains(&number)
+    /// Says that two events have one id. Two primaries side by side may give it, if both events are plain.
+    pub fn twins_of(&self, id: Id, one: u64, other: u64) -> Option<String> {
+        let are_plain = self.plain.contains(&one) && self.plain.contains(&other);
+        (!are_plain).then(|| format!("events {one} and {other} both have the id {id:?}"))
     }
 
     pub fn attempted(&self) -> u64 {
@@ -42,7 +46,9 @@ impl Book {
     }
 
     pub fn acknowledge(&mut self, number: u64, id: Id) {
-        self.acked.insert(id, (number, Instant::now()));
+        if let Some((other, _)) = self.acked.insert(id, (number, Instant::now())) {
+            self.twins.extend(self.twins_of(id, number, other));
+        }
         self.ids.insert(number, id);
     }
 

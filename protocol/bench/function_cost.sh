@@ -36,5 +36,5 @@ for _ in 1 2 3 4 5; do both; done
   /cmdstat_fcall:/ { f = $7; fails += $11 } /cmdstat_evalsha:/ { e = $7; fails += $11 }
   END {
     printf "function %.2f us, two-line script %.2f us, ratio %.2f\n", f, e, f / e
-    exit fails > 0 || f > 2.5 * e
+    exit fails > 0 || f > 3.5 * e
   }'

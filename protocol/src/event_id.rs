@@ -8,7 +8,7 @@ use std::str::FromStr;
 pub struct EventId {
     /// Milliseconds since 1970 by the Redis server's clock.
     pub ms: u64,
-    /// Counts the events of one millisecond.
+    /// Rises within one millisecond. The publish function's tells servers apart (`publish.lua`).
     pub seq: u64,
 }
 

@@ -96,15 +96,15 @@ if not residue then
   residue = string.format('%d', random % 65535 + 1)
 end
 local ms = now[1] .. string.sub(micros, 1, 3)
-local id = ms .. '-' .. residue
--- Text sorts as numbers of as many digits do; what differs in that is looked at again.
-if string.sub(prev, 1, #ms) >= ms then
-  local dash = string.find(prev, '-', 1, true)
-  if tonumber(string.sub(prev, 1, dash - 1)) >= tonumber(ms) then
-    -- The millisecond of the event before, or a clock behind it.
-    local number = tonumber(string.sub(prev, dash + 1))
-    id = string.sub(prev, 1, dash) .. string.format('%.0f', number + 65536 - (number - residue) % 65536)
-  end
+local dash = string.find(prev, '-', 1, true)
+local id
+-- Text of as many digits sorts as numbers do.
+if dash <= #ms or (dash == #ms + 1 and string.sub(prev, 1, #ms) < ms) then
+  id = ms .. '-' .. residue
+else
+  -- The millisecond of the event before, or a clock behind it.
+  local number = tonumber(string.sub(prev, dash + 1))
+  id = string.sub(prev, 1, dash) .. string.format('%.0f', number + 65536 - (number - residue) % 65536)
 end
 local fields
 if extra then

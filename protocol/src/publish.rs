@@ -22,7 +22,7 @@ pub const DEFAULT_ONCE_SECONDS: u64 = 300;
 /// The library's source for `FUNCTION LOAD`.
 #[must_use]
 pub fn library() -> String {
-    let (kept, body) = PUBLISH_LUA.split_once('\n').unwrap_or_default();
+    let (kept, body) = PUBLISH_LUA.split_once('\n').unwrap_or(("", PUBLISH_LUA));
     format!(
         "#!lua name={LIBRARY_NAME}\n{kept}\nlocal function publish(KEYS, ARGV)\n{body}\nend\n\
          redis.register_function('{FUNCTION_NAME}', publish)\n\

@@ -34,8 +34,17 @@ impl Publisher {
             keys: Keys::new("sse:"),
         };
         publisher.ask::<()>(&["FLUSHALL"]);
-        publisher.ask::<()>(&["FUNCTION", "LOAD", "REPLACE", &publish::library()]);
+        publisher.load();
         publisher
+    }
+
+    fn load(&mut self) {
+        self.ask::<()>(&["FUNCTION", "LOAD", "REPLACE", &publish::library()]);
+    }
+
+    /// The residue class of an id that is given now.
+    fn class(&mut self) -> u64 {
+        self.publish(data("class")).0.seq % 65_536
     }
 
     fn ask<T: FromRedisValue>(&mut self, words: &[&str]) -> T {
@@ -85,6 +94,19 @@ impl Publisher {
             .map(|(id, fields)| (EventId::parse(id.as_bytes()).unwrap(), pairs(fields)))
             .collect()
     }
+}
+
+/// Two servers as two primaries side by side, with classes of ids of their own. They draw them: the same one once in 65,535 times.
+fn two_primaries(servers: &[Server; 2], way: Way) -> [Publisher; 2] {
+    let mut publishers = servers.each_ref().map(|server| Publisher::new(server, way));
+    for _ in 0..3 {
+        let [first, second] = publishers.each_mut().map(Publisher::class);
+        if first != second {
+            break;
+        }
+        publishers[1].load();
+    }
+    publishers
 }
 
 fn both(test: impl Fn(&Server, &mut Publisher)) {
@@ -453,7 +475,7 @@ fn two_servers_never_give_one_id() {
     // As two primaries side by side: the same room, the same milliseconds.
     let servers = [Server::start(), Server::start()];
     for way in [Way::Function, Way::Script] {
-        let mut publishers = servers.each_ref().map(|server| Publisher::new(server, way));
+        let mut publishers = two_primaries(&servers, way);
         let mut ids = [Vec::new(), Vec::new()];
         let start = std::time::Instant::now();
         let mut are_beside = false;
@@ -468,8 +490,39 @@ fn two_servers_never_give_one_id() {
             are_beside = first.intersection(&second).count() > 100;
         }
         let [first, second] = ids.each_ref().map(|ids| ids.iter().collect::<HashSet<_>>());
-        assert!(first.is_disjoint(&second), "{way:?}");
+        // A script draws a number for each event.
+        let twins = first.intersection(&second).count();
+        let most = if matches!(way, Way::Script) { 3 } else { 0 };
+        assert!(twins <= most, "{twins}, {way:?}");
     }
+}
+
+#[test]
+fn two_servers_that_are_behind_their_stream_never_give_one_id() {
+    let servers = [Server::start(), Server::start()];
+    let mut publishers = two_primaries(&servers, Way::Function);
+    for ahead in ["9999999999999-3", "10000000000000-3", "1790000000000000-0"] {
+        let ids = publishers.each_mut().map(|publisher| {
+            publisher.ask::<()>(&["DEL", "sse:room:r"]);
+            let _: String = publisher.ask(&["XADD", "sse:room:r", ahead, "data", "plain"]);
+            [(); 3].map(|()| publisher.publish(data("x")).0)
+        });
+        let [first, second] = ids.map(HashSet::from);
+        assert!(first.is_disjoint(&second), "{first:?} and {second:?}");
+    }
+}
+
+#[test]
+fn a_library_that_is_loaded_again_has_another_class() {
+    let server = Server::start();
+    let mut publisher = Publisher::new(&server, Way::Function);
+    let before = publisher.class();
+    // It draws.
+    let is_another = (0..3).any(|_| {
+        publisher.load();
+        publisher.class() != before
+    });
+    assert!(is_another);
 }
 
 fn milliseconds(ids: &[EventId]) -> HashSet<u64> {

@@ -70,6 +70,7 @@ NODE = [
 ]
 REDIS = [
     ("Events flow", "none", "1 while they do.", [(total("sse_gateway_redis_up", "instance"), "{{instance}}")]),
+    ("Events flow from each server", "none", "1 while they do, to the node for which they do worst.", [(f"min by (server) (sse_gateway_redis_server_up{{{INSTANCES}}})", "{{server}}")]),
     ("Through Redis and back", "s", "A message to the node itself.", [(quantile(0.5, "sse_gateway_redis_probe_seconds", "le, instance"), "p50 {{instance}}"), (quantile(0.99, "sse_gateway_redis_probe_seconds", "le, instance"), "p99 {{instance}}")]),
     ("Events by the way they came", "ops", "stream: read from the stream, as after a plain XADD.", [(rate("sse_gateway_redis_events_total", by="path"), "{{path}}")]),
     ("Commands", "ops", "By what for.", [(rate("sse_gateway_redis_commands_total", by="purpose"), "{{purpose}}")]),

@@ -1,5 +1,7 @@
 //! A cluster of which one primary is away: the rooms of the others go on as if nothing were the matter.
 
+use std::collections::HashMap;
+
 use crate::servers::reasons;
 use crate::support::cluster::slot;
 use crate::support::redis::key;
@@ -116,6 +118,17 @@ async fn plain_events_of_other_primaries_are_found_while_one_stands_still() {
     }
 }
 
+/// What the node's metrics say of each server.
+async fn servers_up(gateway: &Gateway) -> HashMap<String, bool> {
+    let text = gateway.admin("/metrics").await.unwrap().text();
+    let of_server = |line: &str| {
+        let rest = line.strip_prefix("sse_gateway_redis_server_up{server=\"")?;
+        let (server, up) = rest.split_once("\"} ")?;
+        Some((server.to_owned(), up == "1"))
+    };
+    text.lines().filter_map(of_server).collect()
+}
+
 /// Who comes to a room whose primary is away is told so, whether the node had the room before or not, and told when it is back.
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_of_a_primary_that_is_away_are_told_so() {
@@ -138,6 +151,9 @@ async fn streams_of_a_primary_that_is_away_are_told_so() {
     }
     let lost = cluster.nodes[0].proxy.address.to_string();
     eventually!(reasons(&gateway).await.contains(&lost));
+    let well = cluster.nodes[1].proxy.address.to_string();
+    let up = servers_up(&gateway).await;
+    assert_eq!((up.get(&lost), up.get(&well)), (Some(&false), Some(&true)));
     let mut told = Vec::new();
     for (name, id) in [(&known, &first), (&new, &unseen)] {
         // The second one comes when the room is waited for already.
@@ -157,6 +173,8 @@ async fn streams_of_a_primary_that_is_away_are_told_so() {
     for node in [0, 3] {
         cluster.nodes[node].server.up().await;
     }
+    // By the one or by the other: of what is no primary any more, nothing is said.
+    eventually!(servers_up(&gateway).await.values().all(|is_up| *is_up));
     for (name, id, after, client) in &told {
         assert_eq!(client.wait_control("stream.live").await["live"], true);
         let position = after.is_empty().then(|| id.to_string());

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use prometheus::{
-    Histogram, IntCounter, IntGauge, Registry, register_histogram_vec_with_registry,
+    Histogram, IntCounter, IntGauge, IntGaugeVec, Registry, register_histogram_vec_with_registry,
     register_histogram_with_registry, register_int_counter_vec_with_registry,
-    register_int_counter_with_registry, register_int_gauge_with_registry,
+    register_int_counter_with_registry, register_int_gauge_vec_with_registry,
+    register_int_gauge_with_registry,
 };
+use protocol::servers::Address;
 
 /// Bounds of the buckets of commands, in seconds.
 const BUCKETS: &[f64] = &[
@@ -79,6 +81,7 @@ pub struct RedisMetrics {
     pub(super) reconnects: IntCounter,
     pub(super) resets: IntCounter,
     pub(super) up: IntGauge,
+    server_up: IntGaugeVec,
     pub(super) probe: Histogram,
     commands: Vec<CommandMetrics>,
 }
@@ -148,6 +151,12 @@ impl RedisMetrics {
                 "1 while events flow from Redis, 0 otherwise.",
                 registry
             )?,
+            server_up: register_int_gauge_vec_with_registry!(
+                "sse_gateway_redis_server_up",
+                "1 while events flow from this server, 0 while they do not.",
+                &["server"],
+                registry
+            )?,
             probe: register_histogram_with_registry!(
                 "sse_gateway_redis_probe_seconds",
                 "Time for a message to go through Redis and come back to this node.",
@@ -156,6 +165,17 @@ impl RedisMetrics {
             )?,
             commands: PURPOSES.iter().map(command).collect(),
         })
+    }
+
+    /// Of a server that the node has begun to connect to, until it is forgotten.
+    pub(super) fn server_up(&self, address: &Address) -> IntGauge {
+        self.server_up.with_label_values(&[&address.to_string()])
+    }
+
+    /// The server is not one of ours any more.
+    pub(super) fn forget_server(&self, address: &Address) {
+        // It has no gauge where the node never had a room of it.
+        let _ = self.server_up.remove_label_values(&[&address.to_string()]);
     }
 
     /// So many commands were sent.

@@ -24,6 +24,9 @@ impl Driver {
             return;
         }
         let address = server.address.clone();
+        server
+            .up
+            .get_or_insert_with(|| shared.metrics.server_up(&address));
         self.spawn(async move {
             let config = &shared.config;
             let link = Link::connect(
@@ -88,6 +91,9 @@ impl Driver {
         };
         let was_up = server.link.take().is_some();
         let was_ready = std::mem::take(&mut server.ready).probe && was_up;
+        if let Some(up) = &server.up {
+            up.set(0);
+        }
         server.is_connecting = false;
         let pause = server.backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
         server.backoff = (server.backoff * 2).min(BACKOFF.1);
@@ -140,6 +146,9 @@ impl Driver {
         let mut is_any = false;
         for server in self.servers.iter_mut().filter(|server| server.is_ready()) {
             is_any = true;
+            if let Some(up) = &server.up {
+                up.set(1);
+            }
             if server.backoff != BACKOFF.0 {
                 server.backoff = BACKOFF.0;
                 self.shared.status.note(Trouble::Link, &server.label, None);

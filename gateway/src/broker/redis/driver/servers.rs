@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use prometheus::IntGauge;
 use protocol::keys::slot;
 use protocol::servers::{Address, Layout};
 use tokio::time::Instant;
@@ -37,6 +38,8 @@ pub(super) struct Server {
     /// In messages; empty where there is only one.
     pub(super) label: String,
     pub(super) link: Option<Link>,
+    /// Whether events flow; there is none before the first attempt to connect.
+    pub(super) up: Option<IntGauge>,
     pub(super) is_connecting: bool,
     /// When the next attempt is due.
     pub(super) connect: Option<Instant>,
@@ -128,6 +131,7 @@ impl Driver {
                     let place = self.servers.iter().position(|server| server.id == id);
                     if let Some(gone) = place.map(|place| self.servers.remove(place)) {
                         self.shared.status.forget(&gone.address.to_string());
+                        self.shared.metrics.forget_server(&gone.address);
                     }
                 }
                 self.live_when_ready().await;
@@ -236,6 +240,7 @@ impl Driver {
                 address.to_string()
             },
             link: None,
+            up: None,
             is_connecting: false,
             connect: None,
             backoff: BACKOFF.0,

@@ -4,7 +4,9 @@
 //!
 //! | variable | |
 //! |---|---|
-//! | `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` | the collector, such as `http://127.0.0.1:4317` |
+//! | `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` | the collector, such as `http://127.0.0.1:4317`, or with `https` |
+//! | `OTEL_EXPORTER_OTLP_CERTIFICATE` | file with the CA of a collector at `https`; the system's CAs without it |
+//! | `OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE`, `OTEL_EXPORTER_OTLP_CLIENT_KEY` | files that are shown to it |
 //! | `OTEL_TRACES_EXPORTER` | `otlp` exports to the endpoint, or to `http://localhost:4317`; `none` does not |
 //! | `OTEL_SDK_DISABLED` | `true`: no traces |
 //! | `OTEL_TRACES_SAMPLER`, `OTEL_TRACES_SAMPLER_ARG` | which traces are recorded that begin here |
@@ -18,7 +20,8 @@ use opentelemetry::trace::{
     SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider,
 };
 use opentelemetry::{Context, KeyValue};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_otlp::tonic_types::transport::{Certificate, ClientTlsConfig, Identity};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::resource::{EnvResourceDetector, ResourceDetector};
@@ -39,7 +42,7 @@ pub enum OtlpError {
     #[error("{name}={value}: traces are sent by grpc, to which collectors listen on port 4317")]
     Protocol {
         /// The variable.
-        name: &'static str,
+        name: String,
         /// What it says.
         value: String,
     },
@@ -53,9 +56,24 @@ pub enum OtlpError {
         /// The most.
         most: u64,
     },
+    /// A file of a certificate or a key.
+    #[error("{name}={path} cannot be used: {error}")]
+    File {
+        /// The variable.
+        name: String,
+        /// What it says.
+        path: String,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// A certificate without its key, or a key without its certificate.
+    #[error(
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY come together"
+    )]
+    Half,
     /// The exporter cannot be made. What of is not repeated: there may be a password in it.
     #[error(
-        "the OTEL_EXPORTER_OTLP_ variables cannot be used: an endpoint is http://HOST:PORT, headers are name=value,name=value"
+        "the OTEL_EXPORTER_OTLP_ variables cannot be used: an endpoint is http://HOST:PORT or https://HOST:PORT, headers are name=value,name=value, certificates and keys are PEM"
     )]
     Build,
 }
@@ -106,7 +124,7 @@ impl<E: trace::SpanExporter> trace::SpanExporter for Watched<E> {
 }
 
 impl Otlp {
-    /// Begins to export, where the environment asks for it. Needs a tokio runtime that keeps running until
+    /// Begins to export, where the environment asks for it. Blocks for files. Needs a tokio runtime that keeps running until
     /// [`Otlp::shutdown`] is over.
     ///
     /// # Errors
@@ -119,9 +137,12 @@ impl Otlp {
         // Not built, so that its own variables are left to it.
         let exporter = SpanExporter::builder()
             .with_tonic()
-            .with_protocol(opentelemetry_otlp::Protocol::Grpc)
-            .build();
-        let exporter = exporter.map_err(|_| OtlpError::Build)?;
+            .with_protocol(opentelemetry_otlp::Protocol::Grpc);
+        let exporter = match tls(variable)? {
+            Some(tls) => exporter.with_tls_config(tls),
+            None => exporter,
+        };
+        let exporter = exporter.build().map_err(|_| OtlpError::Build)?;
         let failure = Failure::default();
         let provider = SdkTracerProvider::builder()
             .with_resource(resource(service))
@@ -188,25 +209,63 @@ fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> Result<bool, OtlpErro
     if disabled.is_some_and(|value| value.eq_ignore_ascii_case("true")) {
         return Ok(false);
     }
-    let endpoint = variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-        .or_else(|| variable("OTEL_EXPORTER_OTLP_ENDPOINT"));
+    let endpoint = of_traces("ENDPOINT", &variable);
     let wanted = match variable("OTEL_TRACES_EXPORTER").as_deref() {
         None => endpoint.is_some(),
         Some("otlp") => true,
         Some("none") => false,
         Some(other) => return Err(OtlpError::Exporter(other.to_owned())),
     };
-    let protocol = [
-        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
-        "OTEL_EXPORTER_OTLP_PROTOCOL",
-    ]
-    .into_iter()
-    .find_map(|name| Some((name, variable(name)?)));
-    match protocol {
+    match of_traces("PROTOCOL", &variable) {
         Some((name, value)) if wanted && value != "grpc" => {
             Err(OtlpError::Protocol { name, value })
         }
         _ => Ok(wanted),
+    }
+}
+
+/// What is said of traces, or of all signals; the variable that says it first.
+fn of_traces(name: &str, variable: impl Fn(&str) -> Option<String>) -> Option<(String, String)> {
+    let names = ["TRACES_", ""].map(|signal| format!("OTEL_EXPORTER_OTLP_{signal}{name}"));
+    let mut found = names.into_iter().filter_map(|name| {
+        let value = variable(&name)?;
+        Some((name, value))
+    });
+    found.next()
+}
+
+/// What a collector at `https` is believed by, and what it is shown; `None` for one that is not there.
+fn tls(variable: impl Fn(&str) -> Option<String>) -> Result<Option<ClientTlsConfig>, OtlpError> {
+    let endpoint = of_traces("ENDPOINT", &variable).map(|(_, endpoint)| endpoint);
+    let scheme = endpoint
+        .as_deref()
+        .and_then(|endpoint| endpoint.split_once("://"));
+    if !scheme.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https")) {
+        return Ok(None);
+    }
+    let file = |name: &str, what: &str| {
+        let Some((name, path)) = of_traces(name, &variable) else {
+            return Ok(None);
+        };
+        let error = match std::fs::read_to_string(&path) {
+            // What has none would be taken, and nobody believed.
+            Ok(pem) if pem.contains(&format!("{what}-----")) => return Ok(Some(pem)),
+            Ok(_) => format!("it has no {what} in PEM"),
+            Err(error) => error.to_string(),
+        };
+        Err(OtlpError::File { name, path, error })
+    };
+    let tls = match file("CERTIFICATE", "CERTIFICATE")? {
+        Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    match (
+        file("CLIENT_CERTIFICATE", "CERTIFICATE")?,
+        file("CLIENT_KEY", "PRIVATE KEY")?,
+    ) {
+        (None, None) => Ok(Some(tls)),
+        (Some(chain), Some(key)) => Ok(Some(tls.identity(Identity::from_pem(chain, key)))),
+        _ => Err(OtlpError::Half),
     }
 }
 

@@ -1,5 +1,11 @@
 //! Traces: one event from its publisher through Redis to every node, as a collector sees it.
 
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::authority::Authority;
 use crate::support::collector::{Collector, Span};
 use crate::support::gateway::PUBLISH_KEY;
 use crate::support::{Client, Gateway, RedisServer, Setup};
@@ -144,6 +150,65 @@ async fn a_method_that_a_client_made_up_is_in_no_span() {
     assert!(!format!("{span:?}").contains("INVENTED"));
 }
 
+/// Ends TLS before a collector; lets in who shows a certificate of the authority.
+async fn secured(authority: &Authority, collector: SocketAddr) -> String {
+    let acceptor = TlsAcceptor::from(authority.mutual_config("server"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut outside = acceptor.accept(socket).await?;
+                let mut inside = TcpStream::connect(collector).await?;
+                tokio::io::copy_bidirectional(&mut outside, &mut inside).await
+            });
+        }
+    });
+    format!("https://{address}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_behind_tls_has_to_be_believed() {
+    let (collector, authority) = (Collector::start(), Authority::new());
+    let url = secured(&authority, collector.address).await;
+    let setup = || {
+        let setup =
+            traced(Setup::memory(), &collector).variable("OTEL_EXPORTER_OTLP_ENDPOINT", &url);
+        setup.set("drain.spread", "0s")
+    };
+    let [ca, chain, key] = ["ca.pem", "client.pem", "client.key"].map(|name| authority.file(name));
+    let parent = format!("00-{TRACE}-{CALLER}-01");
+    // By the system's certificates: this one is not among them.
+    let mut stranger = setup().start().await;
+    publish(&stranger, &parent).await;
+    stranger.signal("TERM");
+    assert_eq!(stranger.wait_exit().await, Some(0), "{}", stranger.log());
+    assert!(collector.spans().is_empty());
+    assert!(stranger.log().contains("UnknownIssuer"), "{}", stranger.log());
+    let known = setup()
+        .variable("OTEL_EXPORTER_OTLP_CERTIFICATE", &ca)
+        .variable("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &chain)
+        .variable("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key)
+        .start()
+        .await;
+    publish(&known, &parent).await;
+    eventually!(!of_trace(&collector).is_empty(), "{}", known.log());
+    for (name, value, word) in [
+        (
+            "OTEL_EXPORTER_OTLP_CERTIFICATE",
+            "/nowhere/ca.pem",
+            "/nowhere",
+        ),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", &key, "PEM"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key, "come together"),
+    ] {
+        let gateway = setup().variable(name, value).start().await;
+        publish(&gateway, &parent).await;
+        assert!(gateway.log().contains(word), "{}", gateway.log());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_away_is_no_reason_not_to_serve() {
     for (name, value, word) in [
@@ -152,8 +217,13 @@ async fn a_collector_that_is_away_is_no_reason_not_to_serve() {
         ("OTEL_BSP_MAX_QUEUE_SIZE", "99999999999999999", "1000000"),
         (
             "OTEL_EXPORTER_OTLP_ENDPOINT",
-            "https://u:secret@h:4317",
+            "http://u:secret@ h:4317",
             "http://HOST",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "https://u:secret@127.0.0.1:9",
+            "",
         ),
         ("OTEL_BSP_SCHEDULE_DELAY", "20", ""),
     ] {

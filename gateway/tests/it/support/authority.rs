@@ -12,6 +12,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{
     ALL_VERSIONS, ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
 };
@@ -78,6 +79,26 @@ impl Authority {
             .with_no_client_auth();
         let config = config.with_single_cert(vec![chain.unwrap()], key.unwrap());
         Arc::new(config.unwrap())
+    }
+
+    /// As [`Authority::server_config`], for HTTP/2 and clients of this authority only.
+    pub fn mutual_config(&self, name: &str) -> Arc<ServerConfig> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut roots = RootCertStore::empty();
+        let ca = CertificateDer::from_pem_file(self.path("ca.pem"));
+        roots.add(ca.unwrap()).unwrap();
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let chain = CertificateDer::from_pem_file(self.path(&format!("{name}.pem")));
+        let key = PrivateKeyDer::from_pem_file(self.path(&format!("{name}.key")));
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients.build().unwrap());
+        let config = config.with_single_cert(vec![chain.unwrap()], key.unwrap());
+        let mut config = config.unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
     }
 
     /// Shakes hands with a server that must show a certificate of this authority; shows `client`, if that is named.

@@ -141,6 +141,7 @@ where
 {
     let began = Instant::now();
     let (mut parts, body) = request.into_parts();
+    let mut body = std::pin::pin!(body);
     let caller = framing::judge(parts.version, &parts.headers).and_then(|()| {
         if *site.config.own_machine.get() {
             own_machine::judge(&parts.uri, &parts.headers)?;
@@ -167,7 +168,7 @@ where
         .request(&parts.method, || publish::traceparent(&parts.headers));
     let outcome = match &caller {
         Ok(caller) => {
-            let work = routes::dispatch(site, peer, &parts, body, caller, &mut route);
+            let work = routes::dispatch(site, peer, &parts, body.as_mut(), caller, &mut route);
             work.with_context(span.clone().unwrap_or_default()).await
         }
         Err(refusal) => Err(refusal.clone()),
@@ -199,6 +200,9 @@ where
     }
     if let Ok(caller) = caller {
         caller.allow(&mut response);
+    }
+    if parts.version == Version::HTTP_2 && !parts.headers.contains_key(header::EXPECT) {
+        body::skip(body).await;
     }
     Outcome::Answer(response)
 }

@@ -395,16 +395,64 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream, payload].concat()
 }
 
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
+const ACK: u8 = 1;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 
 /// `GET /rooms/demo/events`, in HPACK without Huffman codes and without the table (RFC 7541).
 fn head() -> Vec<u8> {
     let path = b"/rooms/demo/events";
     [&[0x82, 0x86, 0x04, 18][..], path, &[0x01, 1, b'x']].concat()
+}
+
+/// Reads frames until one of this kind and with this flag; gives the kinds of those of stream 1 among them.
+async fn kinds_until(socket: &mut TcpStream, kind: u8, flag: u8) -> Vec<u8> {
+    let mut kinds = Vec::new();
+    loop {
+        let mut head = [0; 9];
+        socket.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut payload = vec![0; length as usize];
+        socket.read_exact(&mut payload).await.unwrap();
+        if head[5..] == 1u32.to_be_bytes() {
+            kinds.push(head[3]);
+        }
+        if head[3] == kind && head[4] & flag != 0 {
+            return kinds;
+        }
+    }
+}
+
+/// Who is told while it still sends, and has its stream taken back by that, may never read what it is told (curl 7.88).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_waits_for_a_short_body() {
+    let gateway = Setup::memory().start().await;
+    // Nothing is published there: the answer is clear before the body has come.
+    let path = b"/rooms/demo";
+    let post = [&[0x83, 0x86, 0x04, 11][..], path, &[0x01, 1, b'x']].concat();
+    let mut socket = TcpStream::connect(gateway.address).await.unwrap();
+    let start = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &frame(SETTINGS, 0, 0, &[])[..],
+        &frame(HEADERS, END_HEADERS, 1, &post),
+        &frame(PING, 0, 0, &[1; 8]),
+    ]
+    .concat();
+    socket.write_all(&start).await.unwrap();
+    let mut kinds = kinds_until(&mut socket, PING, ACK).await;
+    let rest = frame(DATA, END_STREAM, 1, b"hi");
+    socket.write_all(&rest).await.unwrap();
+    kinds.extend(kinds_until(&mut socket, DATA, END_STREAM).await);
+    let last = frame(PING, 0, 0, &[2; 8]);
+    socket.write_all(&last).await.unwrap();
+    kinds.extend(kinds_until(&mut socket, PING, ACK).await);
+    assert_eq!(kinds, [HEADERS, DATA]);
 }
 
 /// What a client writes that never reads, until the gateway cuts it off or there is no more.

@@ -185,7 +185,11 @@ async fn a_collector_behind_tls_has_to_be_believed() {
     stranger.signal("TERM");
     assert_eq!(stranger.wait_exit().await, Some(0), "{}", stranger.log());
     assert!(collector.spans().is_empty());
-    assert!(stranger.log().contains("UnknownIssuer"), "{}", stranger.log());
+    assert!(
+        stranger.log().contains("UnknownIssuer"),
+        "{}",
+        stranger.log()
+    );
     let known = setup()
         .variable("OTEL_EXPORTER_OTLP_CERTIFICATE", &ca)
         .variable("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &chain)

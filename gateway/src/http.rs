@@ -201,7 +201,14 @@ where
     if let Ok(caller) = caller {
         caller.allow(&mut response);
     }
-    if parts.version == Version::HTTP_2 && !parts.headers.contains_key(header::EXPECT) {
+    drop(span);
+    // Who waits to be asked for the body, who took too long over it and who asks too often is not waited for.
+    let is_waited_for = !parts.headers.contains_key(header::EXPECT)
+        && !matches!(
+            response.status(),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+        );
+    if parts.version == Version::HTTP_2 && is_waited_for {
         body::skip(body).await;
     }
     Outcome::Answer(response)

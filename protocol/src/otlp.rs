@@ -56,13 +56,11 @@ pub enum OtlpError {
         /// The most.
         most: u64,
     },
-    /// A file of a certificate or a key.
-    #[error("{name}={path} cannot be used: {error}")]
+    /// A file of a certificate or a key. Which one is not repeated: somebody may have put the key itself there.
+    #[error("{name} has to name a file that can be used: {error}")]
     File {
         /// The variable.
         name: String,
-        /// What it says.
-        path: String,
         /// What is wrong with it.
         error: String,
     },
@@ -73,7 +71,7 @@ pub enum OtlpError {
     Half,
     /// The exporter cannot be made. What of is not repeated: there may be a password in it.
     #[error(
-        "the OTEL_EXPORTER_OTLP_ variables cannot be used: an endpoint is http://HOST:PORT or https://HOST:PORT, headers are name=value,name=value, certificates and keys are PEM"
+        "the OTEL_EXPORTER_OTLP_ variables cannot be used: an endpoint is http://HOST:PORT or https://HOST:PORT, headers are name=value,name=value, certificates and keys are PEM, and where the system has no CAs, OTEL_EXPORTER_OTLP_CERTIFICATE names one"
     )]
     Build,
 }
@@ -237,10 +235,14 @@ fn of_traces(name: &str, variable: impl Fn(&str) -> Option<String>) -> Option<(S
 /// What a collector at `https` is believed by, and what it is shown; `None` for one that is not there.
 fn tls(variable: impl Fn(&str) -> Option<String>) -> Result<Option<ClientTlsConfig>, OtlpError> {
     let endpoint = of_traces("ENDPOINT", &variable).map(|(_, endpoint)| endpoint);
-    let scheme = endpoint
-        .as_deref()
-        .and_then(|endpoint| endpoint.split_once("://"));
-    if !scheme.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https")) {
+    let is_https = endpoint.is_some_and(|endpoint| match endpoint.split_once("://") {
+        Some((scheme, _)) => scheme.eq_ignore_ascii_case("https"),
+        None => {
+            let insecure = of_traces("INSECURE", &variable);
+            !insecure.is_some_and(|(_, value)| value.eq_ignore_ascii_case("true"))
+        }
+    });
+    if !is_https {
         return Ok(None);
     }
     let file = |name: &str, what: &str| {
@@ -253,7 +255,7 @@ fn tls(variable: impl Fn(&str) -> Option<String>) -> Result<Option<ClientTlsConf
             Ok(_) => format!("it has no {what} in PEM"),
             Err(error) => error.to_string(),
         };
-        Err(OtlpError::File { name, path, error })
+        Err(OtlpError::File { name, error })
     };
     let tls = match file("CERTIFICATE", "CERTIFICATE")? {
         Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
@@ -334,6 +336,43 @@ mod tests {
         assert!(text(&[("OTEL_TRACES_EXPORTER", "zipkin")]).contains("zipkin"));
         let grpc = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc");
         assert_eq!(wanted(&[endpoint, http, grpc]), Ok(true));
+    }
+
+    #[test]
+    fn tls_follows_the_scheme_and_says_what_is_missing() {
+        let tls = |variables: &[(&str, &str)]| {
+            tls(|name| {
+                let found = variables.iter().find(|(wanted, _)| *wanted == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let at = |endpoint| ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
+        let missing = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "-----BEGIN not a path");
+        // Read where there is TLS only.
+        for (endpoint, insecure, is_tls) in [
+            ("http://c:4317", "false", false),
+            ("https://c:4317", "true", true),
+            ("HTTPS://c:4317", "", true),
+            ("c:4317", "", true),
+            ("c:4317", "True", false),
+        ] {
+            let insecure = ("OTEL_EXPORTER_OTLP_INSECURE", insecure);
+            let found = tls(&[at(endpoint), insecure, missing]);
+            assert_eq!(found.is_err(), is_tls, "{endpoint}");
+            if let Err(error) = found {
+                let text = error.to_string();
+                assert!(
+                    text.contains("OTLP_CERTIFICATE") && !text.contains("BEGIN"),
+                    "{text}"
+                );
+            }
+        }
+        assert!(tls(&[missing]).unwrap().is_none());
+        let own = ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "/nowhere");
+        let text = tls(&[at("https://c"), missing, own])
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("TRACES_CERTIFICATE"), "{text}");
     }
 
     #[test]

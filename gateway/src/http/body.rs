@@ -11,15 +11,15 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::timeout;
 
 /// How much of a request's body is read for its client's sake, and for how long.
-const SKIPPED: (usize, Duration) = (1024 * 1024, Duration::from_secs(1));
+const SKIPPED: (usize, Duration) = (1024 * 1024, Duration::from_secs(2));
 
-/// Reads what is left of a request's body, if it is not much. Over HTTP/2 an answer before the body's end takes the stream
+/// Reads what is left of a request's body, if it is not too much. Over HTTP/2 an answer before the body's end takes the stream
 /// back (`RST_STREAM`), and clients that still send, such as curl 7.88, say that instead of the answer.
 pub(super) async fn skip<B>(mut body: Pin<&mut B>)
 where
     B: Body<Data = Bytes>,
 {
-    if body.is_end_stream() {
+    if body.is_end_stream() || body.size_hint().lower() > SKIPPED.0 as u64 {
         return;
     }
     let skipping = async {

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::http2::Stream;
-use crate::support::{Authority, Client, Gateway, Http2, Setup};
+use crate::support::{Authority, Client, DEADLINE, Gateway, Http2, Setup};
 
 const OPEN: &str = "sse_gateway_streams_open";
 
@@ -414,19 +414,23 @@ fn head() -> Vec<u8> {
 /// Reads frames until one of this kind and with this flag; gives the kinds of those of stream 1 among them.
 async fn kinds_until(socket: &mut TcpStream, kind: u8, flag: u8) -> Vec<u8> {
     let mut kinds = Vec::new();
-    loop {
-        let mut head = [0; 9];
-        socket.read_exact(&mut head).await.unwrap();
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; length as usize];
-        socket.read_exact(&mut payload).await.unwrap();
-        if head[5..] == 1u32.to_be_bytes() {
-            kinds.push(head[3]);
+    let reading = async {
+        loop {
+            let mut head = [0; 9];
+            socket.read_exact(&mut head).await.unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; length as usize];
+            socket.read_exact(&mut payload).await.unwrap();
+            if head[5..] == 1u32.to_be_bytes() {
+                kinds.push(head[3]);
+            }
+            if head[3] == kind && head[4] & flag != 0 {
+                break;
+            }
         }
-        if head[3] == kind && head[4] & flag != 0 {
-            return kinds;
-        }
-    }
+    };
+    tokio::time::timeout(DEADLINE, reading).await.unwrap();
+    kinds
 }
 
 /// Who is told while it still sends, and has its stream taken back by that, may never read what it is told (curl 7.88).

@@ -202,9 +202,9 @@ async fn a_collector_behind_tls_has_to_be_believed() {
         (
             "OTEL_EXPORTER_OTLP_CERTIFICATE",
             "/nowhere/ca.pem",
-            "/nowhere",
+            "No such file",
         ),
-        ("OTEL_EXPORTER_OTLP_CERTIFICATE", &key, "PEM"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", &key, "no CERTIFICATE"),
         ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &key, "come together"),
     ] {
         let gateway = setup().variable(name, value).start().await;
